@@ -1,0 +1,133 @@
+"""
+What steps make, beside the `Table`: small, typed, made of text and numbers.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load as load_tensors
+from torch import nn
+
+from components.family import Family
+from components.files import File
+from components.representation import Representation
+from components.training import load_weights
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network: the family that made it, what it reads, and its weights."""
+
+    family: Family
+    representation: Representation
+    weights: File
+    steps: int
+    """updates that it took"""
+    chosen: int
+    """the update after which the kept weights were best on the validation split"""
+    device: str
+    seconds: float
+    parameters: int
+    history: File | None = None
+    """what each logged update said, as JSON lines"""
+
+    def network(self) -> nn.Module:
+        """The network with its weights, in evaluation mode."""
+        net = self.family.network()
+        load_weights(net, load_tensors(self.weights.read()))
+        return net.eval()
+
+    def curves(self) -> list[dict[str, float]]:
+        """What was logged: a dict for each logged update, `step` among its names."""
+        return [json.loads(line) for line in self.history.read().splitlines()] if self.history else []
+
+    def describe(self) -> str:
+        best = "" if self.chosen == self.steps else f", best at {self.chosen}"
+        return f"{self.family.name}: {self.parameters:,} parameters, {self.steps} steps{best}, {self.device}"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good a model is on the validation and the test split, and how sure that is."""
+
+    name: str
+    goal: str
+    direction: str
+    val: Mapping[str, float]
+    test: Mapping[str, float]
+    error: Mapping[str, float]
+    """standard error of each test score: the delete-one-group jackknife"""
+    count: int
+    """test rows"""
+    checkpoint: Checkpoint | None = None
+    """None for a baseline"""
+    assets: File | None = None
+    """the listing whose splits were used: Parquet"""
+
+    def text(self, score: str = "") -> str:
+        """"0.62 ± 0.05"."""
+        name = score or self.goal
+        error = f" ± {self.error[name]:.3f}" if name in self.error else ""
+        return f"{self.test[name]:.3f}{error}"
+
+    def describe(self) -> str:
+        return f"{self.name}: {self.goal} {self.text()} on {self.count} test rows (val {self.val.get(self.goal, np.nan):.3f})"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a model's test scores must reach to be a champion."""
+
+    least: Mapping[str, float] = field(default_factory=dict)
+    most: Mapping[str, float] = field(default_factory=dict)
+
+    def failures(self, scores: Mapping[str, float]) -> list[str]:
+        """Each threshold that is missed, in words."""
+        low = [f"{n} is {scores[n]:.4g}, at least {v:g} is asked" for n, v in self.least.items() if not scores[n] >= v]
+        high = [f"{n} is {scores[n]:.4g}, at most {v:g} is asked" for n, v in self.most.items() if not scores[n] <= v]
+        return low + high
+
+    def names(self) -> list[str]:
+        return [*self.least, *self.most]
+
+
+def at_least(**thresholds: float) -> Gate:
+    """A gate of lower bounds: `at_least(accuracy=0.5)`."""
+    return Gate(least=thresholds)
+
+
+def at_most(**thresholds: float) -> Gate:
+    """A gate of upper bounds: `at_most(kid=0.05)`."""
+    return Gate(most=thresholds)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered version, and what the gate said of it."""
+
+    name: str
+    version: str
+    verdict: str
+    """PROMOTE, HOLD or REJECT"""
+    reasons: tuple[str, ...]
+    uri: str
+    key: str
+
+    def describe(self) -> str:
+        alias = " is champion" if self.verdict == "PROMOTE" else f": {self.verdict} ({'; '.join(self.reasons)})"
+        return f"{self.name} version {self.version}{alias}"
+
+
+def describe(artifact: Any) -> str:
+    """One line that a person understands."""
+    if hasattr(artifact, "describe"):
+        return artifact.describe()
+    if isinstance(artifact, Family):
+        shown = {name: getattr(artifact, name) for name in artifact.space()}
+        return f"{artifact.name}: " + ", ".join(f"{n}={v:.3g}" if isinstance(v, float) else f"{n}={v}" for n, v in shown.items())
+    if isinstance(artifact, tuple):
+        return f"{len(artifact)} results"
+    return str(artifact)

@@ -1,0 +1,41 @@
+"""
+The errors that are somebody's to mend, and how they are worded.
+
+    RayfieldError
+      UsageError        what was asked for does not exist or does not fit: exit code 2
+      DataError         what was given cannot be used: exit code 1, never retried
+      Infeasible        it could never be scheduled here: exit code 4
+
+A message is one line: the law, the value, the remedy.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RayfieldError(Exception):
+    """What ends in one line and an exit code, never in a traceback."""
+
+    code = 1
+
+
+class UsageError(RayfieldError):
+    """A name, a value or a combination that is not there."""
+
+    code = 2
+
+
+class DataError(RayfieldError):
+    """Data that cannot be used as it is."""
+
+
+class Infeasible(RayfieldError):
+    """Work that the machine or the cluster could never schedule."""
+
+    code = 4
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """" Did you mean 'pointnet'?", or nothing when no name is near."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,362 @@
+"""
+t-SNE: points of many dimensions on a plane, such that near ones stay near.
+
+C = KL(P || Q); p_ij from Gaussians whose widths give each point the same perplexity; q_ij from (1 + |y_i - y_j|^2)^-1.
+
+Paper       van der Maaten, Hinton, JMLR 2008; Barnes-Hut: van der Maaten, JMLR 2014
+Reference   github pavlin-policar/openTSNE @6287bbf; scikit-learn 1.9.1
+Size        12,000 parameters at paper(): the map, 2 N, of N = 6,000 points; what is kept of the points is not counted
+Run         rayfield run embed --size tiny
+Expect      tiny: to be measured
+Exempt      3: one map, one worker (its gradient needs all points); 6: new points are refused, for the method has no
+            function from a new point to the map
+"""
+
+# N points, B of them, D features, K neighbours
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+
+from components import space
+from components.errors import UsageError
+from components.family import Batch, Family, Goal, Phase, Picture, State
+from components.representation import Representation
+from components.representations.features import Features
+from components.table import Rows
+
+NEAR = 12  # neighbours that trustworthiness and the vote look at
+TINY = 1e-12  # least probability
+
+
+class Tsne(Family):
+    """
+    Chosen by trustworthiness: how few of a point's neighbours on the map are strangers in the data.
+
+    Not by the divergence, which falls whenever perplexity rises. `criterion` (Cao and Wang, 2017) makes up for that,
+    but says nothing about the map; it is reported beside.
+    """
+
+    lr: float = 0.0
+    """learning rate, above 0; or 0 for max(N / exaggeration / 4, 50), the 4 being that of the gradient"""
+    points: int = 0
+    """points on the map; 0 is read from the training split"""
+    labels: tuple[str, ...] = ()
+    """names of the labels, for the legend"""
+    perplexity: float = 30.0
+    """effective number of neighbours, above 1 and below N; wise below N / 3"""
+    exaggeration: float = 12.0
+    """factor of P in the first phase, at least 1"""
+    exaggerated: int = 250
+    """updates of the first phase"""
+    momentum: float = 0.8
+    """share of the last displacement that is kept, 0 to 1"""
+    early_momentum: float = 0.5
+    """the same in the first 250 updates"""
+    start: Literal["pca", "random"] = "pca"
+    """first map: the principal axes, or chance; both with a deviation of 1e-4"""
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    """distance between the data; cosine is euclidean between vectors of length 1"""
+    components: int = 50
+    """principal axes kept before distances are taken; 0 keeps the data as they are"""
+    method: Literal["exact", "barnes_hut"] = "exact"
+    """exact needs memory for N^2 numbers; choose the other, approximate, above some 3,000 points"""
+    angle: float = 0.5
+    """how coarsely barnes_hut sums, 0 to 1; less is more exact"""
+
+    goal: ClassVar[Goal] = Goal("trustworthiness", "max")
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Section 4.2: 6,000 digits of MNIST, 30 principal axes, perplexity 40."""
+        return cls(
+            points=6000,
+            batch=6000,
+            lr=100,
+            steps=1000,
+            perplexity=40,
+            exaggeration=4,
+            exaggerated=50,
+            start="random",
+            components=30,
+        )
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(perplexity=20, steps=750)
+
+    def representation(self) -> Representation:
+        return Features()
+
+    def adapt(self, rows: Rows) -> Self:
+        if not self.perplexity < len(rows):
+            raise UsageError(
+                f"`perplexity` must be below the number of points, but got {self.perplexity:g} and {len(rows)}. "
+                f"Set it to {max(2, len(rows) // 3)} or less."
+            )
+        return replace(self, points=len(rows), batch=len(rows), labels=tuple(rows.labels))
+
+    def network(self) -> nn.Module:
+        return Map(self.points)
+
+    @torch.no_grad()
+    def initialize(self, net: nn.Module, rows: Rows, generator: torch.Generator) -> None:
+        x = rows["features"].double()
+        if self.metric == "cosine":
+            x = x / x.norm(dim=1, keepdim=True).clamp(min=TINY)
+        net.remember(rows.id, rows.label, x)
+        reduced = principal(x, self.components) if 0 < self.components < min(x.shape) else x
+        net.attract(*(neighbour_joint if self.method == "barnes_hut" else exact_joint)(reduced, self.perplexity))
+        first = principal(x, 2) if self.start == "pca" else torch.randn(len(x), 2, generator=generator, device=x.device)
+        net.positions.copy_(first / first[:, 0].std() * 1e-4)
+
+    def phases(self) -> list[Phase]:
+        """The rows of a batch are not read: every update moves all points, and the network holds what it needs."""
+        first = min(self.exaggerated, self.steps)
+        return [Phase("exaggeration", first, columns=()), Phase("free", self.steps - first, columns=())]
+
+    def optimizers(self, net: nn.Module, phase: Phase) -> dict[str, torch.optim.Optimizer]:
+        rate = self.lr or max(self.points / self.exaggeration / 4, 50.0)
+        return {"main": DeltaBarDelta(net.parameters(), lr=rate)}
+
+    def update(self, state: State, batch: Batch) -> dict[str, Tensor]:
+        """One step of gradient descent; the divergence that it logs is without exaggeration."""
+        net, (optimizer,) = state.net, state.optimizers.values()
+        factor = self.exaggeration if state.phase.name == "exaggeration" else 1.0
+        divergence, net.positions.grad = self.descend(net, factor)
+        for group in optimizer.param_groups:
+            group["momentum"] = self.early_momentum if state.step < 250 else self.momentum
+        optimizer.step()
+        return {"loss": divergence}
+
+    @torch.no_grad()
+    def descend(self, net: nn.Module, factor: float) -> tuple[Tensor, Tensor]:
+        """The divergence, and the gradient [N, 2] with P multiplied by `factor`."""
+        if self.method == "barnes_hut":
+            return approximate_gradient(net.sparse(), net.positions, factor, self.angle)
+        kernel, q = affinities(net.positions)
+        return divergences(net.joint, q).sum(), gradient(factor * net.joint, kernel, q, net.positions)
+
+    def metrics(self, net: nn.Module, batch: Batch) -> dict[str, Any]:
+        """Each point's part of the divergence, of the untrustworthiness, and of the vote of its neighbours."""
+        mine = self.places(net, batch)
+        gap = torch.cdist(net.positions[mine].double(), net.positions.double())  # [B, N]
+        gap[torch.arange(len(mine)), mine] = torch.inf
+        reach = min(NEAR, (self.points - 1) // 2)
+        near = gap.argsort(dim=1, stable=True)[:, :reach]  # [B, K]
+        vote = net.label[near].mode(1).values
+        known = net.label[mine] >= 0
+        return {
+            "divergence": net.divergence_of(mine),
+            "strangeness": strangeness(net.data, mine, near),
+            "right": ((vote == net.label[mine]) & known).sum(),
+            "known": known.sum(),
+            "count": len(mine),
+        }
+
+    def score(self, totals: Mapping[str, Any]) -> dict[str, float]:
+        """Shares of the points that were asked for, so that a part of the map can be judged alone."""
+        count, n, k = totals["count"], self.points, min(NEAR, (self.points - 1) // 2)
+        divergence = float(totals["divergence"]) * n / count
+        scores = {
+            "trustworthiness": 1 - 2 * float(totals["strangeness"]) / (count * k * (2 * n - 3 * k - 1)),
+            "divergence": divergence,
+            "criterion": 2 * divergence + float(np.log(n)) * self.perplexity / n,
+        }
+        if totals["known"]:
+            scores["neighbour_accuracy"] = float(totals["right"] / totals["known"])
+        return scores
+
+    def predict(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`position` [B, 2] on the map of points that it was fitted on."""
+        return {"position": net.positions[self.places(net, batch)]}
+
+    def places(self, net: nn.Module, batch: Batch) -> Tensor:
+        """Where the rows of a batch stand on the map, [B], by their ids."""
+        same = batch["id"][:, None] == net.id[None]
+        if not same.any(1).all():
+            raise UsageError(
+                f"t-SNE places only the points that it was fitted on, but {int((~same.any(1)).sum())} of {len(same)} "
+                "are new. Fit it again with them among its training rows."
+            )
+        return same.int().argmax(1)
+
+    def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
+        from components.figures import scatter_map
+
+        words = [self.labels[i] if 0 <= i < len(self.labels) else "unknown" for i in batch["label"].tolist()]
+        title = f"{len(words)} points, perplexity {self.perplexity:g}"
+        note = "distances between groups and sizes of groups mean nothing here; other perplexities draw other maps"
+        return {"map": scatter_map(self.predict(net, batch)["position"].cpu().numpy(), words, title, note)}
+
+    def space(self) -> dict[str, space.Domain]:
+        most = min(100, max(6, self.points / 3)) if self.points else 30
+        return {
+            "perplexity": space.loguniform(5, most),
+            "exaggeration": space.loguniform(4, 32),
+            "metric": space.choice("euclidean", "cosine"),
+            "components": space.choice(0, 30, 50),
+        }
+
+
+class Map(nn.Module):
+    """The positions, and what must be remembered of the points: sizes are known only once they are seen."""
+
+    def __init__(self, points: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(points, 2))
+        self.register_buffer("id", torch.empty(0, dtype=torch.int64))  # [N]
+        self.register_buffer("label", torch.empty(0, dtype=torch.int64))  # [N]
+        self.register_buffer("data", torch.empty(0))  # [N, D]
+        self.register_buffer("joint", torch.empty(0))  # P: [N, N], or its stored entries
+        self.register_buffer("columns", torch.empty(0, dtype=torch.int64))  # of the stored entries, row after row
+        self.register_buffer("offsets", torch.empty(0, dtype=torch.int64))  # [N + 1] where each row begins
+
+    def remember(self, id_N: Tensor, label_N: Tensor, data_ND: Tensor) -> None:
+        self.id, self.label, self.data = id_N.clone(), label_N.clone(), data_ND.to(self.positions.dtype)
+
+    def attract(self, joint: Tensor, columns: Tensor | None = None, offsets: Tensor | None = None) -> None:
+        self.joint = joint.to(self.positions.dtype)
+        if columns is not None and offsets is not None:
+            self.columns, self.offsets = columns, offsets
+
+    def sparse(self) -> csr_array:
+        """P with its stored entries alone."""
+        size = (len(self.positions),) * 2
+        return csr_array((self.joint.cpu().numpy(), self.columns.cpu().numpy(), self.offsets.cpu().numpy()), shape=size)
+
+    def divergence_of(self, rows_B: Tensor) -> Tensor:
+        """The part of KL(P || Q) that those rows make."""
+        total = sum(self._kernel(part).sum() for part in torch.arange(len(self.positions)).split(1000))
+        joint = self.joint if self.joint.ndim == 2 else torch.from_numpy(self.sparse()[rows_B.cpu().numpy()].toarray())
+        joint = joint[rows_B] if self.joint.ndim == 2 else joint.to(self.joint.device)
+        return divergences(joint.double(), self._kernel(rows_B) / total).sum()
+
+    def _kernel(self, rows_B: Tensor) -> Tensor:
+        y = self.positions.detach().double()
+        kernel = 1 / (1 + torch.cdist(y[rows_B], y).square())
+        kernel[torch.arange(len(rows_B)), rows_B] = 0
+        return kernel
+
+
+class DeltaBarDelta(torch.optim.Optimizer):
+    """
+    Momentum, and a gain for each number: more while steps agree in sign, less when they do not (Jacobs, 1988).
+
+    The gains and their least value are those of the t-SNE authors: + 0.2, x 0.8, 0.01.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], *, lr: float, momentum: float = 0.8, least: float = 0.01) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "least": least})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state, slope = self.state[parameter], parameter.grad
+                if not state:
+                    state.update(gain=torch.ones_like(parameter), velocity=torch.zeros_like(parameter))
+                velocity, gain = state["velocity"], state["gain"]
+                onward = velocity * slope < 0  # the last displacement was downhill, and still would be
+                gain.copy_(torch.where(onward, gain + 0.2, gain * 0.8).clamp(min=group["least"]))
+                velocity.mul_(group["momentum"]).sub_(group["lr"] * gain * slope)
+                parameter.add_(velocity)
+
+
+def conditional(distances_NK: Tensor, perplexity: float) -> Tensor:
+    """
+    p_{j|i} from squared distances [N, K] such that 2^H of each row is `perplexity`; infinity is no neighbour.
+
+    Bisection in the precision beta = 1 / (2 s^2), from entropies in nats. Where points coincide no beta may exist: the
+    row ends near the largest one tried.
+    """
+    distances_NK = distances_NK - distances_NK.amin(1, keepdim=True)  # so that no row of exponentials is all zeros
+    reached = distances_NK.masked_fill(distances_NK.isinf(), 0)
+    low = torch.zeros_like(distances_NK[:, :1])
+    high = torch.full_like(low, torch.inf)
+    beta = 1 / reached.mean(1, keepdim=True).clamp(min=TINY)
+    for _ in range(100):
+        p = torch.softmax(-distances_NK * beta, 1)
+        entropy = beta * (p * reached).sum(1, keepdim=True) + torch.exp(-distances_NK * beta).sum(1, keepdim=True).log()
+        too_wide = entropy > np.log(perplexity)
+        low, high = torch.where(too_wide, beta, low), torch.where(too_wide, high, beta)
+        beta = torch.where(high.isinf(), 2 * beta, (low + high) / 2)
+        if (entropy - np.log(perplexity)).abs().max() < 1e-9:
+            break
+    return p
+
+
+def exact_joint(x_ND: Tensor, perplexity: float) -> tuple[Tensor]:
+    """P [N, N]: (p_{j|i} + p_{i|j}) / 2N, symmetric, its diagonal zero, its sum one."""
+    distances = torch.cdist(x_ND, x_ND, compute_mode="donot_use_mm_for_euclid_dist").square().fill_diagonal_(torch.inf)
+    p = conditional(distances, perplexity)
+    return ((p + p.T) / (2 * len(p)),)
+
+
+def neighbour_joint(x_ND: Tensor, perplexity: float) -> tuple[Tensor, Tensor, Tensor]:
+    """P between each point and its 3 x perplexity nearest, as values, columns and offsets."""
+    from sklearn.neighbors import NearestNeighbors
+
+    n = len(x_ND)
+    count = min(n - 1, int(3 * perplexity + 1))
+    distances, columns = NearestNeighbors(n_neighbors=count).fit(x_ND.cpu().numpy()).kneighbors()
+    p = conditional(torch.from_numpy(distances).square(), perplexity).numpy()
+    one_way = csr_array((p.ravel(), columns.ravel(), np.arange(0, n * count + 1, count)), shape=(n, n))
+    both = csr_array((one_way + one_way.T) / (2 * n))
+    both.sort_indices()
+    parts = both.data, both.indices.astype(np.int64), both.indptr.astype(np.int64)
+    return tuple(torch.from_numpy(part).to(x_ND.device) for part in parts)  # type: ignore[return-value]
+
+
+def affinities(y_N2: Tensor) -> tuple[Tensor, Tensor]:
+    """The kernel (1 + |y_i - y_j|^2)^-1 with a zero diagonal, and Q, which is it over its sum; [N, N]."""
+    square = y_N2.square().sum(1)
+    kernel = 1 / (1 + (square[:, None] + square[None] - 2 * y_N2 @ y_N2.T).clamp(min=0))
+    kernel = kernel * (1 - torch.eye(len(y_N2)).to(y_N2))
+    return kernel, kernel / kernel.sum()
+
+
+def divergences(p: Tensor, q: Tensor) -> Tensor:
+    """p log(p / q) for each entry."""
+    return p * (p.clamp(min=TINY) / q.clamp(min=TINY)).log()
+
+
+def gradient(p_NN: Tensor, kernel_NN: Tensor, q_NN: Tensor, y_N2: Tensor) -> Tensor:
+    """4 sum_j (p_ij - q_ij) (y_i - y_j) (1 + |y_i - y_j|^2)^-1, [N, 2] (the paper's equation 5)."""
+    force = (p_NN - q_NN) * kernel_NN
+    return 4 * (force.sum(1, keepdim=True) * y_N2 - force @ y_N2)
+
+
+def approximate_gradient(joint: csr_array, y_N2: Tensor, factor: float, angle: float) -> tuple[Tensor, Tensor]:
+    """The same by scikit-learn's tree: an inner function, for its public class can neither be stopped nor continued."""
+    from sklearn.manifold._t_sne import _kl_divergence_bh
+
+    flat = y_N2.detach().cpu().numpy().ravel()
+    value, slope = _kl_divergence_bh(flat, joint * factor, 1, len(y_N2), 2, angle=angle)
+    divergence = torch.tensor(value / factor - np.log(factor))  # KL(fP || Q) = f KL(P || Q) + f log f
+    return divergence, torch.from_numpy(slope).view(-1, 2).to(y_N2)
+
+
+def strangeness(data_ND: Tensor, rows_B: Tensor, near_BK: Tensor) -> Tensor:
+    """
+    By how many ranks the neighbours on the map are too far in the data, summed over rows.
+
+    Venna and Kaski, ICANN 2001: the inner sum of trustworthiness.
+    """
+    data = data_ND.double()
+    gap = torch.cdist(data[rows_B], data)
+    gap[torch.arange(len(rows_B)), rows_B] = torch.inf
+    rank = gap.argsort(dim=1, stable=True).argsort(dim=1, stable=True) + 1  # [B, N], from 1
+    return (rank.gather(1, near_BK) - near_BK.shape[1]).clamp(min=0).sum()
+
+
+def principal(x_ND: Tensor, count: int) -> Tensor:
+    """The first `count` principal components, [N, count]."""
+    centred = x_ND - x_ND.mean(0)
+    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
+    return left[:, :count] * values[:count]

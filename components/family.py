@@ -1,0 +1,346 @@
+"""
+What a model family is.
+
+    class PointNet(Classifier):
+        points: int = 1024
+        \"\"\"points drawn from each shape\"\"\"
+
+        def representation(self): return Points(count=self.points)
+        def network(self): return Net(self.classes)
+        def loss(self, net, batch, generator): ...
+
+One file, one frozen dataclass: the object that the command line fills, Tune changes with `dataclasses.replace`,
+MLflow logs and Ray pickles. Nothing is remembered on it; what changes during training is in a `State`.
+"""
+
+# B rows of a batch, K classes
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self, dataclass_transform
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.errors import UsageError, nearest
+from components.representation import Representation
+from components.space import Domain, loguniform
+from components.table import Rows
+
+Batch = dict[str, Any]
+Picture = Any  # uint8 [H, W, 3], or a matplotlib Figure
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The score to choose by, and whether more of it is better ("max") or less ("min")."""
+
+    name: str
+    direction: str
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether `one` is to be preferred; a number always is to NaN."""
+        if one != one or other != other:
+            return one == one
+        return one > other if self.direction == "max" else one < other
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training: a resolution, a frame, a pre-training. Optimizers are made anew at each."""
+
+    name: str
+    steps: int
+    batch: int | None = None
+    """rows of a global batch; None is the family's"""
+    columns: tuple[str, ...] | None = None
+    """the columns that this phase reads; None is all"""
+
+
+@dataclass
+class State:
+    """All that changes while a family learns, and all that a checkpoint holds."""
+
+    net: nn.Module
+    optimizers: dict[str, torch.optim.Optimizer]
+    phase: Phase
+    step: int
+    """updates done before this one, over all phases"""
+    generator: torch.Generator
+    """seeded anew for every step from (seed, step): the same on each worker, and after a restart"""
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    """saved with the checkpoint: image pools, Gibbs chains, density statistics"""
+    average: nn.Module | None = None
+    """the averaged network, where the family sets `ema`"""
+
+
+Settings = Mapping[str, Mapping[str, str]]
+_overrides: ContextVar[tuple[Settings, set[tuple[str, str]]] | None] = ContextVar("overrides", default=None)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A model family. Its fields are the hyperparameters, each with a docstring of its unit and range."""
+
+    lr: float = 1e-3
+    """learning rate, above 0"""
+    batch: int = 32
+    """rows of an update, over all workers together, at least 1"""
+    steps: int = 1000
+    """updates in all: the only unit of budgets, schedules and rungs"""
+    clip: float = 0.0
+    """largest norm of a gradient; 0 leaves gradients as they are"""
+    ema: float = 0.0
+    """share of the averaged network that an update keeps, 0 to 1; 0 keeps no average"""
+
+    goal: ClassVar[Goal] = Goal("loss", "min")
+    scores: ClassVar[tuple[str, ...]] = ("loss",)
+    """the names that `score` gives: a gate may ask for these"""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    def __post_init__(self) -> None:
+        overridden = _overrides.get()
+        if overridden is None:
+            return
+        settings, met = overridden
+        for name, text in settings.get(self.name, {}).items():
+            object.__setattr__(self, name, read_field(type(self), name, text))
+            met.add((self.name, name))
+
+    # What it is
+
+    @property
+    def name(self) -> str:
+        """The file's name, which is the family's name everywhere."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @classmethod
+    def at(cls, size: str) -> Self:
+        """The preset called `size`."""
+        if size not in cls.sizes():
+            known = " or ".join(cls.sizes())
+            raise UsageError(f"`size` of {cls.__name__} must be {known}, but got {size!r}." + nearest(size, cls.sizes()))
+        return getattr(cls, size)()
+
+    @classmethod
+    def sizes(cls) -> list[str]:
+        """The presets: every classmethod of the family's own that takes nothing."""
+        own = (n for c in cls.__mro__ if c not in (Family, Classifier, object) for n in vars(c))
+        found = {n for n in own if isinstance(inspect.getattr_static(cls, n), classmethod) and not n.startswith("_")}
+        return sorted(found, key=lambda n: (n != "tiny", n))
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The same architecture, small enough to learn in a CPU minute or two."""
+        raise TypeError(f"{cls.__name__} must define tiny()")
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The paper's exact size."""
+        raise TypeError(f"{cls.__name__} must define paper()")
+
+    # What it learns from
+
+    def representation(self) -> Representation:
+        """The set of a table that it reads."""
+        raise TypeError(f"{type(self).__name__} must define representation()")
+
+    def adapt(self, rows: Rows) -> Self:
+        """A copy with the fields that only the training split knows: classes, number of codes, points."""
+        return self
+
+    # How it learns
+
+    def network(self) -> nn.Module:
+        """The network, from the fields alone: no data and no numpy, so that it builds on the meta device."""
+        raise TypeError(f"{type(self).__name__} must define network()")
+
+    def initialize(self, net: nn.Module, rows: Rows, generator: torch.Generator) -> None:
+        """First values that come from data: Gaussians from points, an embedding from its principal axes."""
+
+    def phases(self) -> Sequence[Phase]:
+        """The stretches of training, in order. Their steps add up to `steps`."""
+        return [Phase("train", self.steps)]
+
+    def optimizers(self, net: nn.Module, phase: Phase) -> dict[str, torch.optim.Optimizer]:
+        """Name -> optimizer. Before each of its steps gradients are averaged over workers, then clipped."""
+        return {"main": torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=1e-4)}
+
+    def schedule(self, group: str, step: int) -> float:
+        """What multiplies the learning rate at `step`; `group` is a parameter group's name, or its optimizer's."""
+        return 1.0
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """
+        Training-time chance, on the device.
+
+        Draw for the whole global batch and take `[batch["row"]]` of it: then every worker count sees one draw.
+        """
+        return batch
+
+    def loss(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """A scalar that is a mean over rows, and the parts of it worth logging."""
+        raise TypeError(f"{type(self).__name__} must define loss() or update()")
+
+    def update(self, state: State, batch: Batch) -> dict[str, Tensor]:
+        """One optimisation step on an augmented batch; what it returns is logged."""
+        (optimizer,) = state.optimizers.values()
+        optimizer.zero_grad()
+        loss, parts = self.loss(state.net, batch, state.generator)
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.detach(), **parts}
+
+    # How well it learned
+
+    def metrics(self, net: nn.Module, batch: Batch) -> dict[str, Any]:
+        """What adds up over batches and workers: numbers and arrays are summed, lists joined."""
+        count = len(batch["index"])
+        loss, _ = self.loss(net, batch, torch.Generator(batch["index"].device).manual_seed(0))
+        return {"loss": loss.detach().double() * count, "count": count}
+
+    def score(self, totals: Mapping[str, Any]) -> dict[str, float]:
+        """What people read, from those totals; by default each total over the count."""
+        return {name: float(total / totals["count"]) for name, total in totals.items() if name != "count"}
+
+    # What it answers
+
+    def predict(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """What the registered model answers: name -> [B, ...]."""
+        raise TypeError(f"{type(self).__name__} must define predict()")
+
+    def features(self, net: nn.Module, batch: Batch) -> Tensor:
+        """A vector for each row, [B, D]: what another model may learn from."""
+        raise UsageError(f"{self.name} has no features: choose a family that has, such as pointnet or voxnet.")
+
+    def example(self, rows: Rows) -> Batch:
+        """A question to put to the registered model: two rows by default."""
+        return rows.batch(np.arange(min(2, len(rows))))
+
+    def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
+        """What a person looks at."""
+        return {}
+
+    def files(self, net: nn.Module) -> dict[str, bytes]:
+        """What a person takes away: file name -> contents."""
+        return {}
+
+    # How it is tuned
+
+    def quiet(self, step: int) -> bool:
+        """Whether a score taken after `step` updates is fair; not just after an opacity reset, say."""
+        return True
+
+    def space(self) -> dict[str, Domain]:
+        """Field -> domain. No field that `representation()` reads: tuning one of those is a loop in a pipeline."""
+        return {"lr": loguniform(self.lr / 10, self.lr * 10)}
+
+
+class Classifier(Family):
+    """What the families that name a class share."""
+
+    classes: int = 0
+    """number of classes; 0 is read from the training split"""
+    labels: tuple[str, ...] = ()
+    """names of the classes, in the order of the logits"""
+    smoothing: float = 0.0
+    """label smoothing, 0 to 1"""
+
+    goal: ClassVar[Goal] = Goal("accuracy", "max")
+    scores: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy", "loss")
+
+    def adapt(self, rows: Rows) -> Self:
+        if len(rows.labels) < 2:
+            raise UsageError(
+                f"A classifier needs at least two classes, but the training split has {list(rows.labels)}. "
+                "Give each class a folder of its own."
+            )
+        return replace(self, classes=len(rows.labels), labels=tuple(rows.labels))
+
+    def logits(self, net: nn.Module, batch: Batch) -> Tensor:
+        """The network's answer for each class, [B, K]."""
+        raise TypeError(f"{type(self).__name__} must define logits()")
+
+    def loss(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self.logits(net, batch)
+        loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.smoothing)
+        return loss, {"accuracy": (logits.argmax(1) == batch["label"]).float().mean().detach()}
+
+    def metrics(self, net: nn.Module, batch: Batch) -> dict[str, Any]:
+        logits, truth = self.logits(net, batch), batch["label"]
+        confusion = torch.zeros(self.classes, self.classes, dtype=torch.float64, device=logits.device)
+        confusion.index_put_((truth, logits.argmax(1)), torch.ones_like(truth, dtype=torch.float64), accumulate=True)
+        loss = F.cross_entropy(logits.double(), truth, reduction="sum")
+        return {"confusion": confusion.cpu().numpy(), "loss": float(loss), "count": len(truth)}
+
+    def score(self, totals: Mapping[str, Any]) -> dict[str, float]:
+        """Accuracy, its mean over the classes that occur, and the mean cross-entropy."""
+        confusion, count = np.asarray(totals["confusion"]), totals["count"]
+        support = confusion.sum(1)
+        recall = np.diag(confusion)[support > 0] / support[support > 0]
+        accuracy = float(np.trace(confusion) / count)
+        return {"accuracy": accuracy, "balanced_accuracy": float(recall.mean()), "loss": totals["loss"] / count}
+
+    def predict(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`probabilities` [B, K] in the order of `labels`, and `label` [B], the place of the largest."""
+        probabilities = self.logits(net, batch).softmax(1)
+        return {"probabilities": probabilities, "label": probabilities.argmax(1)}
+
+    def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
+        from components.figures import confusion_matrix
+
+        return {"confusion": confusion_matrix(self.metrics(net, batch)["confusion"], self.labels)}
+
+
+# Finding one by its name
+
+
+def names() -> list[str]:
+    """Every family: the files of components/families."""
+    import components.families as folder
+
+    return sorted(m.name for m in pkgutil.iter_modules(folder.__path__))
+
+
+def find(name: str) -> type[Family]:
+    """The family whose file is called `name`."""
+    if name not in names():
+        raise UsageError(f"No family {name!r}.{nearest(name, names())} `rayfield families` lists all.")
+    module = importlib.import_module(f"components.families.{name}")
+    own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Family)]
+    (family,) = [c for c in own if c.__module__ == module.__name__]
+    return family
+
+
+def read_field(family: type[Family], name: str, text: str) -> Any:
+    """The value that `text` gives to a field, by the field's annotation."""
+    from components.parameters import read
+
+    known = {f.name: f.type for f in fields(family)}  # type: ignore[arg-type]
+    if name not in known:
+        where = family.__module__.rpartition(".")[2]
+        raise UsageError(f"Family {where!r} has no field {name!r}.{nearest(name, list(known))}")
+    return read(text, known[name], f"{family.__name__}.{name}")
+
+
+@contextmanager
+def overriding(settings: Settings) -> Any:
+    """While it is open, every instance that is built takes these values; yields the set of those that were taken."""
+    met: set[tuple[str, str]] = set()
+    token = _overrides.set((settings, met))
+    try:
+        yield met
+    finally:
+        _overrides.reset(token)
+

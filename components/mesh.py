@@ -1,0 +1,53 @@
+"""
+A decoded 3D shape: what a source opens and a representation reads.
+"""
+
+# V vertices, F faces, M materials
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """
+    Triangles with what is needed to colour them.
+
+    Lengths are the source's own unit; `up` says which axis points up. Colours are sRGB, uint8.
+    """
+
+    vertices: NDArray[np.float32]  # [V, 3]
+    faces: NDArray[np.int32]  # [F, 3], rows of `vertices`
+    materials: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))  # [F], rows of `colors`
+    colors: NDArray[np.uint8] = field(default_factory=lambda: np.full((1, 3), 178, np.uint8))  # [M, 3]
+    vertex_colors: NDArray[np.uint8] | None = None  # [V, 3], wins over `colors`
+    uv: NDArray[np.float32] | None = None  # [F, 3, 2] a coordinate for each corner, origin at the lower left
+    textures: tuple[NDArray[np.uint8] | None, ...] = ()  # M pictures [H, W, 3] or None; a picture wins over a colour
+    up: str = "y"
+
+    def __post_init__(self) -> None:
+        if len(self.materials) != len(self.faces):
+            object.__setattr__(self, "materials", np.zeros(len(self.faces), np.int32))
+
+    @cached_property
+    def triangles(self) -> NDArray[np.float64]:
+        """The corners of every face, [F, 3, 3], in double precision: what the kernels take."""
+        return self.vertices.astype(np.float64)[self.faces]
+
+    def problem(self) -> str | None:
+        """What makes this mesh unusable, in a sentence; None when nothing does."""
+        if not len(self.faces):
+            return f"it has no faces ({len(self.vertices)} vertices)"
+        if not np.isfinite(self.vertices).all():
+            bad = int((~np.isfinite(self.vertices).all(axis=1)).sum())
+            return f"{bad} of its {len(self.vertices)} vertices are not finite numbers"
+        if self.faces.min() < 0 or self.faces.max() >= len(self.vertices):
+            return f"a face names vertex {int(self.faces.max())}, but it has {len(self.vertices)}"
+        if not np.ptp(self.vertices, axis=0).any():
+            return "all of its vertices are one point"
+        return None

@@ -1,0 +1,64 @@
+"""
+How text becomes a value: the annotation decides.
+"""
+
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+from components.errors import UsageError, nearest
+
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def read(text: str, kind: Any, what: str) -> Any:
+    """The value of `text` as a `kind`; `what` names the parameter in an error."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return _one_of(text, get_args(kind), what)
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(text, get_args(kind), what)
+    if origin is tuple:
+        inner = get_args(kind)[0]
+        return tuple(read(part.strip(), inner, what) for part in text.split(",") if part.strip())
+    if kind is bool:
+        if text.lower() not in _WORDS:
+            raise UsageError(f"{what} must be true or false, but got {text!r}.")
+        return _WORDS[text.lower()]
+    if kind in (int, float):
+        return _number(text, kind, what)
+    if kind is str:
+        return text
+    raise UsageError(f"{what} is a {getattr(kind, '__name__', kind)}, which cannot be written as text.")
+
+
+def _number(text: str, kind: type, what: str) -> Any:
+    try:
+        number = float(text)
+        if kind is int and number != int(number):
+            raise ValueError
+        return kind(number)
+    except (ValueError, OverflowError):
+        word = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{what} must be {word}, but got {text!r}.") from None
+
+
+def _one_of(text: str, allowed: tuple[Any, ...], what: str) -> Any:
+    for value in allowed:
+        if str(value) == text:
+            return value
+    known = [str(value) for value in allowed]
+    raise UsageError(f"{what} must be {' or '.join(known)}, but got {text!r}.{nearest(text, known)}")
+
+
+def _first_that_fits(text: str, kinds: tuple[Any, ...], what: str) -> Any:
+    if type(None) in kinds and text.lower() in ("none", ""):
+        return None
+    errors = []
+    for kind in kinds:
+        if kind is type(None):
+            continue
+        try:
+            return read(text, kind, what)
+        except UsageError as error:
+            errors.append(str(error))
+    raise UsageError(errors[0])

@@ -1,0 +1,142 @@
+"""
+What a source is: a listing of assets with labels, splits and digests, and a way to decode one.
+
+    for asset in Furniture().rows():
+        mesh = Furniture().open(asset)
+"""
+
+import hashlib
+import importlib
+import pkgutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, dataclass_transform
+
+from components.errors import UsageError, nearest
+from components.parameters import read
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One raw thing: a mesh, a scan, an image, a text."""
+
+    id: str
+    uri: str
+    label: str
+    split: str
+    digest: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Source:
+    """A frozen dataclass; its fields say which data, and where."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    def rows(self) -> list[Asset]:
+        """Every asset, in an order that does not matter."""
+        raise TypeError(f"{type(self).__name__} must define rows()")
+
+    def open(self, asset: Asset) -> Any:
+        """The decoded asset; raises `Unreadable` with the reason when it cannot be."""
+        raise TypeError(f"{type(self).__name__} must define open()")
+
+    def watch(self) -> Iterable[Path]:
+        """The local files and folders whose change may change the listing."""
+        raise TypeError(f"{type(self).__name__} must define watch()")
+
+    def kinds(self) -> tuple[type, ...]:
+        """The classes whose code decides what `open` gives: they are in the keys of what is made of it."""
+        return (type(self),)
+
+    def groups(self, name: str) -> list[str]:
+        """The values that the attribute `name` takes; `id` names the assets themselves."""
+        values = {asset.id if name == "id" else asset.attributes.get(name, "") for asset in self.rows()}
+        return sorted(values - {""})
+
+    def only(self, *, name: str = "id", value: str) -> "Only":
+        """This source, less every asset whose attribute `name` is another."""
+        return Only(source=self, name=name, value=value)
+
+    def digest(self) -> str:
+        """What a step's key holds of this source: contents, labels and splits; no path."""
+        lines = sorted(f"{a.id}\t{a.label}\t{a.split}\t{a.digest}" for a in self.rows())
+        return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+
+class Only(Source):
+    """The part of a source that has one value of an attribute: one scene, one piece."""
+
+    source: Source
+    name: str = "id"
+    value: str
+
+    def rows(self) -> list[Asset]:
+        key = self.name
+        return [a for a in self.source.rows() if (a.id if key == "id" else a.attributes.get(key)) == self.value]
+
+    def open(self, asset: Asset) -> Any:
+        return self.source.open(asset)
+
+    def watch(self) -> Iterable[Path]:
+        return self.source.watch()
+
+    def kinds(self) -> tuple[type, ...]:
+        return self.source.kinds()
+
+
+class Unreadable(Exception):
+    """An asset that cannot be decoded or used. It is quarantined with this reason; nothing else stops."""
+
+
+def chance(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest()) / 2**56
+
+
+def split_by_hash(assets: Iterable[Asset], *, fold: int, folds: int, val: float) -> list[Asset]:
+    """
+    Test is one of `folds` parts, dealt within each class by the hash of the id; val is a share of the rest.
+
+    Within a class, so that every fold has every class; by hash, so that no order matters.
+    """
+    classes: dict[str, list[Asset]] = defaultdict(list)
+    for asset in assets:
+        classes[asset.label].append(asset)
+    out = []
+    for members in classes.values():
+        dealt = sorted(members, key=lambda a: chance("fold/" + a.id))
+        rest = [a for place, a in enumerate(dealt) if place % folds != fold]
+        held = {a.id for a in sorted(rest, key=lambda a: chance("val/" + a.id))[: max(1, round(val * len(rest)))]}
+        for place, asset in enumerate(dealt):
+            split = "test" if place % folds == fold else "val" if asset.id in held else "train"
+            out.append(replace(asset, split=split))
+    return out
+
+
+def names() -> list[str]:
+    """Every source: the files of components/sources."""
+    import components.sources as folder
+
+    return sorted(m.name for m in pkgutil.iter_modules(folder.__path__))
+
+
+def find(name: str, settings: Mapping[str, str] | None = None) -> Source:
+    """The source whose file is called `name`, with these fields."""
+    if name not in names():
+        raise UsageError(f"No source {name!r}.{nearest(name, names())} There are {', '.join(names())}.")
+    module = importlib.import_module(f"components.sources.{name}")
+    own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Source)]
+    (kind,) = [c for c in own if c.__module__ == module.__name__]
+    known = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
+    for field_name in settings or {}:
+        if field_name not in known:
+            raise UsageError(f"Source {name!r} has no field {field_name!r}.{nearest(field_name, known)}")
+    return kind(**{n: read(text, known[n], f"--{n}") for n, text in (settings or {}).items()})

@@ -1,0 +1,223 @@
+"""
+What a step is: a function that, while a pipeline is drawn, returns a handle instead of running.
+
+    @step(aside=("workers",))
+    def train(family: Family, table: Table, *, workers: int = 1, context: Context) -> Checkpoint: ...
+
+Called outside a drawing it runs at once, so that tests and notebooks need no engine.
+"""
+
+import inspect
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from components.errors import UsageError
+
+
+class Context(Protocol):
+    """What a running step may ask for. It is not in the step's key."""
+
+    seed: int
+    resources: Mapping[str, float]
+    """what the cluster offers: CPU, GPU"""
+
+    @property
+    def scratch(self) -> str:
+        """A folder named by the step's key that outlives a crash: checkpoints lie there."""
+
+    def log(self, metrics: Mapping[str, float], step: int, *, trial: str = "") -> None:
+        """Numbers of one update, or of one trial's."""
+
+    def note(self, params: Mapping[str, Any], *, trial: str = "") -> None:
+        """Parameters and words that describe the step, or one of its trials."""
+
+    def figure(self, name: str, picture: Any, *, step: int | None = None) -> None:
+        """A picture: uint8 [H, W, 3], or a matplotlib Figure."""
+
+    def file(self, name: str, data: bytes) -> None:
+        """A file for a person to take away."""
+
+    def progress(self, done: float, total: float, unit: str = "") -> None:
+        """How far the step is."""
+
+    def key(self, **parts: Any) -> str:
+        """The key of a part of this step's work: of those parts, and of the code that they use."""
+
+    def recall(self, key: str) -> Any:
+        """What was remembered under a key; None if nothing was."""
+
+    def remember(self, key: str, artifact: Any) -> None:
+        """Keeps a part of the work, so that a killed or extended run does not do it again."""
+
+    def flush(self) -> None:
+        """Makes what was said so far safe: a worker calls it before it ends."""
+
+
+class Drawing(Protocol):
+    """What the engine gives a step to be drawn on."""
+
+    def add(self, step: "Step", arguments: Mapping[str, Any]) -> Any: ...
+
+
+current_drawing: ContextVar[Drawing | None] = ContextVar("drawing", default=None)
+_default_context: ContextVar[Context | None] = ContextVar("context", default=None)
+
+
+class Step:
+    """A function of artifacts and parameters, with the names that its key leaves aside."""
+
+    def __init__(self, function: Callable[..., Any], outputs: tuple[str, ...], aside: tuple[str, ...]) -> None:
+        self.function, self.outputs, self.aside = function, outputs, aside
+        self.name = function.__name__
+        self.module = function.__module__
+        self.signature = inspect.signature(function)
+        self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, self.name, function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = self.bind(args, kwargs)
+        drawing = current_drawing.get()
+        if drawing is not None:
+            return drawing.add(self, arguments)
+        return self.run(arguments, _default_context.get() or Printing())
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by name, defaults included; the context is not among them."""
+        try:
+            bound = self.signature.bind_partial(*args, **kwargs)
+            missing = [p.name for p in self._own() if p.default is p.empty and p.name not in bound.arguments]
+            if missing:
+                raise TypeError(f"missing a required argument: {missing[0]!r}")
+        except TypeError as error:
+            known = ", ".join(p.name for p in self._own())
+            raise UsageError(f"{self.name}() takes {known}: {error}.") from None
+        bound.apply_defaults()
+        return {p.name: bound.arguments[p.name] for p in self._own()}
+
+    def _own(self) -> list[inspect.Parameter]:
+        return [p for p in self.signature.parameters.values() if p.name != "context"]
+
+    def run(self, arguments: Mapping[str, Any], context: Context) -> Any:
+        """The function itself."""
+        extra = {"context": context} if "context" in self.signature.parameters else {}
+        return self.function(**arguments, **extra)
+
+
+def step(
+    function: Callable[..., Any] | None = None, *, outputs: tuple[str, ...] = (), aside: tuple[str, ...] = ()
+) -> Any:
+    """Makes a step. `outputs` names several results; `aside` names what the result does not depend on."""
+    if function is not None:
+        return Step(function, (), ())
+    return lambda made: Step(made, outputs, aside)
+
+
+class HandleError(UsageError):
+    """A pipeline's shape may depend on parameters and listings, never on a result."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Handle:
+    """What a step will have made. While a pipeline is drawn nothing is known of it."""
+
+    step: str
+    """the step's name, for errors"""
+    key: str
+    output: str = ""
+
+    def _refuse(self, what: str, instead: str) -> HandleError:
+        return HandleError(f"The result of {self.step} is not known while the pipeline is drawn: {what}. {instead}")
+
+    def __bool__(self) -> bool:
+        raise self._refuse("it is neither true nor false", "Decide inside a step, as best_of and register do.")
+
+    def __iter__(self) -> Any:
+        raise self._refuse("it cannot be looped over", "Loop over parameters or over `source.groups(...)`.")
+
+    def __len__(self) -> int:
+        raise self._refuse("it has no length", "Count inside a step.")
+
+    def __str__(self) -> str:
+        raise self._refuse("it has no text", "Name things after parameters, or write the text inside a step.")
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return f"<what {self.step} will make>"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Handle):
+            return self is other
+        raise self._refuse("it cannot be compared", "Compare inside a step.")
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.output))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise self._refuse(f"it has no .{name}", "Pass the whole result on; the step that takes it reads its parts.")
+
+    def __getitem__(self, name: object) -> Any:
+        raise self._refuse(f"it has no [{name!r}]", "Pass the whole result on, or name the step's outputs.")
+
+    def _no_arithmetic(self, *_: object) -> Any:
+        raise self._refuse("it is no number", "Compute inside a step.")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_arithmetic
+    __lt__ = __le__ = __gt__ = __ge__ = __neg__ = __abs__ = __int__ = __float__ = __index__ = _no_arithmetic
+
+
+@dataclass
+class Printing:
+    """The context of a step that is called outside a pipeline: it prints, and remembers nothing after it ends."""
+
+    seed: int = 0
+    resources: Mapping[str, float] = field(default_factory=lambda: {"CPU": 1.0})
+    logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    remembered: dict[str, Any] = field(default_factory=dict)
+    folder: str = ""
+
+    @property
+    def scratch(self) -> str:
+        self.folder = self.folder or tempfile.mkdtemp(prefix="rayfield-")
+        return self.folder
+
+    def log(self, metrics: Mapping[str, float], step: int, *, trial: str = "") -> None:
+        self.logged.append((step, dict(metrics)))
+
+    def note(self, params: Mapping[str, Any], *, trial: str = "") -> None:
+        self.notes.update(params)
+
+    def figure(self, name: str, picture: Any, *, step: int | None = None) -> None:
+        self.figures[name] = picture
+
+    def file(self, name: str, data: bytes) -> None:
+        self.files[name] = data
+        (Path(self.scratch) / name).write_bytes(data)
+
+    def progress(self, done: float, total: float, unit: str = "") -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done:.0f}/{total:.0f} {unit}", end="\n" if done >= total else "", file=sys.stderr)
+
+    def key(self, **parts: Any) -> str:
+        from components.files import digest_of
+
+        return digest_of(repr(sorted(parts.items())).encode())
+
+    def recall(self, key: str) -> Any:
+        return self.remembered.get(key)
+
+    def remember(self, key: str, artifact: Any) -> None:
+        self.remembered[key] = artifact
+
+    def flush(self) -> None:
+        pass

@@ -1,0 +1,1 @@
+"""The verbs: preprocess, tune, train, evaluate, predict, register."""

@@ -1,0 +1,184 @@
+"""
+evaluate: how good a checkpoint is on the splits that it has not learned from; baselines on the same rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from components.artifacts import Checkpoint, Scores
+from components.errors import DataError, UsageError
+from components.representations.descriptors import Descriptors
+from components.step import Context, step
+from components.steps.cluster import spread
+from components.table import Rows, Table
+from components.training import add, batches, measure, standard_error
+
+GROUPS = 20  # parts of a split that the jackknife leaves out in turn
+SHOWN = 512  # rows of which figures are drawn
+
+
+@step(aside=("on",))
+def evaluate(
+    checkpoint: Checkpoint,
+    table: Table,
+    *,
+    extractor: Checkpoint | None = None,
+    on: Literal["auto", "ray", "here"] = "auto",
+    context: Context,
+) -> Scores:
+    """
+    The scores of a checkpoint on val and test, with the standard error of each test score.
+
+    `extractor` is a checkpoint whose features a generative family is judged by. `on` is where: see `preprocess`.
+    """
+    family, net = checkpoint.family, checkpoint.network()
+    if extractor is not None:
+        family = family.judged_by(extractor.family, extractor.network())
+    labels = getattr(family, "labels", ())
+    parts = {}
+    for split in ("val", "test"):
+        rows = _rows(table, checkpoint, split, labels)
+        groups = [index for index in np.array_split(np.arange(len(rows)), min(GROUPS, len(rows)))]
+        cpus = context.resources.get("CPU", 1)
+        found = spread(_totals, [tuple(g) for g in groups], (family, net, rows), on=on, cpus=cpus)
+        parts[split] = [totals for _, totals in sorted(found, key=lambda pair: pair[0])]
+    with torch.no_grad():
+        pictures = family.figures(net, rows.batch(np.arange(min(SHOWN, len(rows)))))
+    for name, picture in pictures.items():
+        context.figure(name, picture)
+    scores = Scores(
+        name=family.name,
+        goal=family.goal.name,
+        direction=family.goal.direction,
+        val=family.score(joined(parts["val"])),
+        test=family.score(joined(parts["test"])),
+        error=standard_error(family, parts["test"]),
+        count=len(rows),
+        checkpoint=checkpoint,
+        assets=table.assets,
+    )
+    context.log({f"test_{n}": v for n, v in scores.test.items()} | {f"val_{n}": v for n, v in scores.val.items()}, 0)
+    context.note({f"error_{n}": v for n, v in scores.error.items()})
+    return scores
+
+
+def _rows(table: Table, checkpoint: Checkpoint, split: str, labels: Sequence[str]) -> Rows:
+    """The rows of a split; the training rows where a method has no others (t-SNE)."""
+    rows = table.open(checkpoint.representation, split, labels)
+    return rows if len(rows) else table.open(checkpoint.representation, "train", labels)
+
+
+def _totals(index: tuple[int, ...], family: Any, net: Any, rows: Rows) -> dict[str, Any]:
+    totals: dict[str, Any] = {}
+    for part in batches(np.array(index), 64):
+        totals = add(totals, measure(family, net, rows.batch(part)))
+    return totals
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The totals of parts as one."""
+    totals: dict[str, Any] = {}
+    for part in parts:
+        totals = add(totals, part)
+    return totals
+
+
+@step
+def baseline(table: Table, *, method: Literal["majority", "forest"] = "forest", context: Context) -> Scores:
+    """
+    What needs no deep learning, on the same rows: the commonest class, or a random forest on shape descriptors.
+
+    The forest has 300 trees and learns from `Descriptors`, which the table must hold.
+    """
+    train, val, test = (table.open(Descriptors(), split) for split in ("train", "val", "test"))
+    answer = _majority(train) if method == "majority" else _forest(train, context.seed)
+    right = {name: answer(rows) == rows.label.numpy() for name, rows in (("val", val), ("test", test))}
+    scores = Scores(
+        name=method,
+        goal="accuracy",
+        direction="max",
+        val={"accuracy": float(right["val"].mean())},
+        test={"accuracy": float(right["test"].mean())},
+        error={"accuracy": float(right["test"].std() / np.sqrt(len(test)))},
+        count=len(test),
+    )
+    context.log({"test_accuracy": scores.test["accuracy"], "val_accuracy": scores.val["accuracy"]}, 0)
+    return scores
+
+
+def _majority(train: Rows) -> Any:
+    commonest = int(np.bincount(train.label.numpy()).argmax())
+    return lambda rows: np.full(len(rows), commonest)
+
+
+def _forest(train: Rows, seed: int) -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+
+    forest = RandomForestClassifier(300, random_state=seed, n_jobs=1)
+    forest.fit(train["descriptor"].numpy(), train.label.numpy())
+    return lambda rows: forest.predict(rows["descriptor"].numpy())
+
+
+@step(outputs=("scores", "checkpoint"))
+def best_of(entries: Sequence[Scores]) -> tuple[Scores, Checkpoint]:
+    """The entry with the best validation score, and its checkpoint: test is for reporting, not for choosing."""
+    learned = [entry for entry in entries if entry.checkpoint is not None]
+    goals = {(entry.goal, entry.direction) for entry in learned}
+    if len(goals) != 1:
+        raise UsageError(f"best_of compares models by one goal, but got {sorted(goals)}.")
+    sign = 1 if learned[0].direction == "max" else -1
+    best = max(learned, key=lambda entry: sign * entry.val[entry.goal])
+    assert best.checkpoint is not None
+    return best, best.checkpoint
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several methods over the same folds: mean test score and its standard error."""
+
+    goal: str
+    names: tuple[str, ...]
+    means: tuple[float, ...]
+    errors: tuple[float, ...]
+    folds: int
+
+    def describe(self) -> str:
+        rows = sorted(zip(self.means, self.names, self.errors, strict=True), reverse=True)
+        said = ", ".join(f"{name} {mean:.3f} ± {error:.3f}" for mean, name, error in rows)
+        return f"{self.goal} over {self.folds} folds: {said}"
+
+
+@step
+def compare(entries: Sequence[Scores], *, context: Context) -> Comparison:
+    """Mean and standard error over folds, by method: the folds' tests are disjoint, their training sets are not."""
+    names = sorted({entry.name for entry in entries})
+    goal = entries[0].goal
+    values = {name: np.array([e.test[goal] for e in entries if e.name == name]) for name in names}
+    folds = {len(v) for v in values.values()}
+    if len(folds) != 1:
+        raise DataError(f"Each method must have been scored on every fold, but got {({n: len(v) for n, v in values.items()})}.")
+    found = Comparison(
+        goal=goal,
+        names=tuple(names),
+        means=tuple(float(values[n].mean()) for n in names),
+        errors=tuple(float(values[n].std(ddof=1) / np.sqrt(len(values[n]))) for n in names),
+        folds=folds.pop(),
+    )
+    context.figure("comparison", _bars(found, values))
+    context.log(dict(zip(names, found.means, strict=True)), 0)
+    return found
+
+
+def _bars(found: Comparison, values: Mapping[str, np.ndarray]) -> Any:
+    from components.figures import figure
+
+    made, axes = figure(1.6 + 1.3 * len(found.names), 3.6)
+    axes.bar(found.names, found.means, yerr=found.errors, capsize=4, color="#9db8d9")
+    for place, name in enumerate(found.names):
+        axes.scatter(np.full(found.folds, place), values[name], s=14, color="#223", zorder=3)
+    axes.set(ylabel=f"{found.goal} on test", title=f"{found.folds} folds: mean, standard error, each fold")
+    return made

@@ -1,0 +1,55 @@
+"""
+predict: a model's features of every asset, as a table that another family can learn from.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from components.artifacts import Checkpoint
+from components.errors import DataError
+from components.representations.features import Features
+from components.step import Context, step
+from components.steps.cluster import spread
+from components.steps.preprocess import write_rows
+from components.table import Rows, Set, Table
+from components.training import batches
+
+
+@step(aside=("on",))
+def predict(
+    checkpoint: Checkpoint,
+    table: Table,
+    *,
+    split: Literal["all", "train", "val", "test"] = "all",
+    on: Literal["auto", "ray", "here"] = "auto",
+    context: Context,
+) -> Table:
+    """A table of `Features`: a vector for each row. All of them stand in its training split."""
+    family, net = checkpoint.family, checkpoint.network()
+    found: list[dict[str, Any]] = []
+    for name in ("train", "val", "test") if split == "all" else (split,):
+        rows = table.open(checkpoint.representation, name, getattr(family, "labels", ()))
+        groups = [tuple(index) for index in batches(len(rows), 256)]
+        cpus = context.resources.get("CPU", 1)
+        made = sorted(spread(_features, groups, (family, net, rows), on=on, cpus=cpus), key=lambda pair: pair[0])
+        for index, vectors in made:
+            found += [
+                {"id": rows.ids[place], "split": "train", "features": vector}
+                for place, vector in zip(index, vectors, strict=True)
+            ]
+        context.progress(len(found), max(len(found), 1), "rows")
+    if not found:
+        raise DataError(f"The split {split!r} has no rows to predict.")
+    representation = Features(dim=len(found[0]["features"]))
+    file = write_rows(found, representation)
+    one = Set(declared=Features(), adapted=representation, shards=(file,), rows=len(found))
+    counts = {"train": len(found), "val": 0, "test": 0, "quarantined": 0}
+    return Table(table.assets, table.labels, (one,), table.quarantine, counts)
+
+
+def _features(index: tuple[int, ...], family: Any, net: Any, rows: Rows) -> np.ndarray:
+    net.eval()
+    with torch.no_grad():
+        return family.features(net, rows.batch(np.array(index))).float().cpu().numpy()

@@ -1,0 +1,245 @@
+"""
+preprocess: raw assets to a table, one Parquet set for each representation.
+
+Assets are cut into shards by the hash of the id. A shard of one representation is an entry of the store with a key of
+its own, so a killed or extended run makes only the shards that are missing. Each asset is decoded once, for all the
+representations that lack its shard. What cannot be read is put into quarantine with its reason; nothing else stops.
+"""
+
+import io
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.errors import DataError
+from components.files import File, keep
+from components.representation import Column, Representation
+from components.source import Asset, Source, Unreadable, chance
+from components.step import Context, step
+from components.steps.cluster import spread
+from components.table import Set, Table
+
+SHARD = 32  # assets, about
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of one representation over the assets of one shard, and the assets that gave none."""
+
+    rows: File | None
+    count: int
+    rejects: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One decode of a shard's assets, for the representations that lack it."""
+
+    assets: tuple[Asset, ...]
+    wanted: tuple[tuple[Representation, str], ...]
+    """representation and key"""
+
+
+@step(aside=("on",))
+def preprocess(
+    source: Source,
+    representations: Sequence[Representation],
+    *,
+    on: Literal["auto", "ray", "here"] = "auto",
+    context: Context,
+) -> Table:
+    """
+    The table of a source.
+
+    `on` says where the work is done and never what comes of it: "ray" is a Ray Data job, "here" this process; "auto"
+    measures the first shard and starts Ray Data when more than a few seconds are left.
+    """
+    assets = source.rows()
+    if not assets:
+        raise DataError("A source must have assets, but this one is empty. Check its --root.")
+    declared = list(dict.fromkeys(representations))
+    adapted = [_adapt(one, source, assets) for one in declared]
+    groups = shards(assets)
+    # an asset's split and label are not in a shard's key: folds share the shards
+    keys = [[_key(context, source, one, group) for one in adapted] for group in groups]
+    jobs = list(_missing(context, groups, adapted, keys))
+    _make(jobs, source, context, on, sum(map(len, groups)))
+    made = [[context.recall(key) for key in row] for row in keys]
+    return _table(assets, declared, adapted, made, context)
+
+
+def shards(assets: Sequence[Asset]) -> list[list[Asset]]:
+    """
+    The assets by the hash of their ids, each shard in the order of its ids.
+
+    Their number is a power of two, so that a growing source seldom changes it; a new asset makes one shard anew.
+    """
+    count = 2 ** max(0, round(np.log2(len(assets) / SHARD)))
+    groups: dict[int, list[Asset]] = defaultdict(list)
+    for asset in sorted(assets, key=lambda a: a.id):
+        groups[int(chance("shard/" + asset.id) * count)].append(asset)
+    return [groups[place] for place in sorted(groups)]
+
+
+def _adapt(representation: Representation, source: Source, assets: Sequence[Asset]) -> Representation:
+    if type(representation).adapt is Representation.adapt:
+        return representation
+    return representation.adapt(mesh for a in assets if a.split == "train" if (mesh := _try_open(source, a)) is not None)
+
+
+def _try_open(source: Source, asset: Asset) -> Any:
+    try:
+        return source.open(asset)
+    except Exception:  # it will be met again, and put into quarantine with its reason
+        return None
+
+
+def _key(context: Context, source: Source, representation: Representation, group: Sequence[Asset]) -> str:
+    return context.key(
+        decoder=source.kinds(),
+        representation=representation,
+        assets=[(asset.id, asset.digest) for asset in group],
+    )
+
+
+def _missing(
+    context: Context, groups: Sequence[Sequence[Asset]], adapted: Sequence[Representation], keys: list[list[str]]
+) -> Iterator[Job]:
+    for group, own in zip(groups, keys, strict=True):
+        wanted = [(one, key) for one, key in zip(adapted, own, strict=True) if context.recall(key) is None]
+        if wanted:
+            yield Job(tuple(group), tuple(wanted))
+
+
+def _make(jobs: list[Job], source: Source, context: Context, on: str, total: int) -> None:
+    """Makes the shards that are missing, here or on Ray Data: the same function either way."""
+    done = total - sum(len(job.assets) for job in jobs)
+    context.progress(done, total, "assets")
+    for job, _ in spread(make, jobs, (source, context), on=on, cpus=context.resources.get("CPU", 1)):
+        done += len(job.assets)
+        context.progress(done, total, "assets")
+
+
+def make(job: Job, source: Source, context: Context) -> bool:
+    """Decodes each asset of a job once, and keeps a shard for each representation that lacks it."""
+    rows: dict[str, list[Mapping[str, Any]]] = {key: [] for _, key in job.wanted}
+    rejects: dict[str, list[Mapping[str, str]]] = {key: [] for _, key in job.wanted}
+    for asset in job.assets:
+        decoded, reason = _open(source, asset)
+        for representation, key in job.wanted:
+            made, why = (None, reason) if reason else _represent(representation, decoded, asset, context.seed)
+            if why:
+                rejects[key].append({"id": asset.id, "uri": asset.uri, **why})
+            else:
+                rows[key] += [{"id": asset.id, **row} for row in made or []]
+    for representation, key in job.wanted:
+        file = write_rows(rows[key], representation) if rows[key] else None
+        context.remember(key, Shard(file, len(rows[key]), tuple(rejects[key])))
+    return True
+
+
+def _open(source: Source, asset: Asset) -> tuple[Any, dict[str, str] | None]:
+    try:
+        return source.open(asset), None
+    except Exception as error:
+        return None, _why(error)
+
+
+def _represent(
+    representation: Representation, decoded: Any, asset: Asset, seed: int
+) -> tuple[list[Mapping[str, Any]] | None, dict[str, str] | None]:
+    try:
+        if hasattr(decoded, "problem") and (problem := decoded.problem()):
+            raise Unreadable(problem)
+        return list(representation.rows(decoded, representation.generator(seed, asset.id))), None
+    except Exception as error:
+        return None, _why(error)
+
+
+def _why(error: Exception) -> dict[str, str]:
+    reason = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
+    return {"reason": reason, "traceback": "".join(traceback.format_exception(error))}
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], representation: Representation) -> File:
+    """Keeps rows as a Parquet file whose tensors pyarrow alone reads with their shapes."""
+    columns = {
+        "id": pa.array([row["id"] for row in rows], pa.string()),
+        "split": pa.array([row.get("split") for row in rows], pa.string()),
+    }
+    for name, column in representation.columns().items():
+        columns[name] = _array([row[name] for row in rows], column)
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd", store_schema=True)
+    return keep(f"{representation.name}.parquet", buffer.getvalue())
+
+
+def _array(values: Sequence[Any], column: Column) -> pa.Array:
+    dtype = np.dtype(column.dtype)
+    if column.shape and column.shape[0] is None:
+        return _ragged([np.asarray(value, dtype) for value in values], column.shape[1:], dtype)
+    stacked = np.ascontiguousarray(np.stack([np.asarray(value, dtype) for value in values]))
+    if stacked.shape[1:] != tuple(column.shape):
+        raise ValueError(f"a column declared as {column.shape} has rows of {stacked.shape[1:]}")
+    if not column.shape:
+        return pa.array(stacked)
+    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(dtype), column.shape)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(stacked.reshape(-1)), int(np.prod(column.shape)))
+    return pa.ExtensionArray.from_storage(kind, flat)
+
+
+def _ragged(values: Sequence[np.ndarray], inner: Sequence[int | None], dtype: np.dtype) -> pa.Array:
+    """Lists of numbers, or of fixed lists of numbers: never an inferred tensor, whose shape would change by file."""
+    offsets = np.concatenate([[0], np.cumsum([len(value) for value in values])])
+    flat = pa.array(np.concatenate([value.reshape(-1) for value in values]), pa.from_numpy_dtype(dtype))
+    if inner:
+        flat = pa.FixedSizeListArray.from_arrays(flat, int(np.prod([int(n or 1) for n in inner])))
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), flat)
+
+
+def _table(
+    assets: Sequence[Asset],
+    declared: Sequence[Representation],
+    adapted: Sequence[Representation],
+    made: list[list[Shard]],
+    context: Context,
+) -> Table:
+    rejects = {r["id"]: r for row in made for shard in row for r in shard.rejects}
+    good = sorted((a for a in assets if a.id not in rejects), key=lambda a: a.id)
+    if not good:
+        first = next(iter(rejects.values()))
+        raise DataError(f"No asset could be read. The first, {first['uri']}: {first['reason']}")
+    sets = []
+    for place, (one, other) in enumerate(zip(declared, adapted, strict=True)):
+        own = [row[place] for row in made]
+        files = tuple(shard.rows for shard in own if shard.rows is not None)
+        sets.append(Set(one, other, files, sum(shard.count for shard in own)))
+    counts = {split: sum(a.split == split for a in good) for split in ("train", "val", "test")}
+    table = Table(
+        assets=keep("assets.parquet", _records([asdict(a) | {"attributes": dict(a.attributes)} for a in good])),
+        labels=tuple(sorted({a.label for a in good})),
+        sets=tuple(sets),
+        quarantine=keep("quarantine.parquet", _records(list(rejects.values()))),
+        counts={**counts, "quarantined": len(rejects)},
+    )
+    context.note({"assets": len(good), **table.counts})
+    context.file("quarantine.parquet", table.quarantine.read())
+    return table
+
+
+def _records(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = [
+        {k: sorted(v.items()) if isinstance(v, Mapping) else v for k, v in row.items()} for row in rows
+    ]
+    attributes = pa.map_(pa.string(), pa.string())
+    names = list(text[0]) if text else ["id", "uri", "reason", "traceback"]
+    schema = pa.schema([(n, attributes if n == "attributes" else pa.string()) for n in names])
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(text, schema), buffer, compression="zstd")
+    return buffer.getvalue()

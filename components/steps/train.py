@@ -1,0 +1,251 @@
+"""
+train: a family and a table to a checkpoint, on Ray Train.
+
+Every worker runs the loop of components.training on its rows of the global batches. Rank 0 writes checkpoints to the
+step's scratch as its clock tells it, so that a killed training loses no more than one interval; it keeps the weights
+that were best on the validation split.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from components import files
+from components.artifacts import Checkpoint
+from components.errors import DataError
+from components.family import Family
+from components.files import keep, read_address, write_address
+from components.step import Context, step
+from components.steps.cluster import check_workers
+from components.table import Rows, Table
+from components.training import Clock, Learner, World, add, batches, measure, parameter_count
+
+SAVE = 30.0  # seconds between checkpoints
+VALIDATIONS = 10  # times that the validation split is scored on the way
+LINES = 200  # updates that are logged
+
+
+@step(aside=("workers", "gpus"))
+def train(
+    family: Family,
+    table: Table,
+    *,
+    start: Checkpoint | None = None,
+    workers: int = 1,
+    gpus: float | None = None,
+    context: Context,
+) -> Checkpoint:
+    """
+    Trains a family on the training split of a table.
+
+    `start` begins from another checkpoint's weights. `workers` and `gpus` (of each worker) are Ray Train's;
+    `workers=0` trains in this process.
+    """
+    gpus = gpus if gpus is not None else float(bool(context.resources.get("GPU", 0)))
+    check_workers(workers, gpus, context.resources)
+    task = Training(family, table, start, context)
+    return _fit(task, workers, gpus)
+
+
+def _fit(task: "Training", workers: int, gpus: float) -> Checkpoint:
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    local = workers == 0
+    needs = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+    trainer = TorchTrainer(
+        run_worker,
+        train_loop_config={"task": task, "store": files.root()},
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpus > 0, resources_per_worker=None if local else needs
+        ),
+        run_config=RunConfig(
+            # the key is the name: Ray silently continues whatever run has the same one
+            name=task.context.scratch.rpartition("/")[2],
+            storage_path=f"{task.context.scratch}/ray",
+            failure_config=FailureConfig(max_failures=0 if local else 2),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    result = trainer.fit().return_value
+    if not isinstance(result, Checkpoint):
+        raise DataError("Ray Train ended without a checkpoint. `rayfield logs` has the workers' words.")
+    return result
+
+
+def run_worker(config: Mapping[str, Any]) -> Checkpoint:
+    """What each worker of Ray Train runs."""
+    from ray.train.torch import get_device
+
+    files.use(config["store"])
+    return config["task"].run(get_device())
+
+
+@dataclass
+class Training:
+    """One worker's part of a training."""
+
+    family: Family
+    table: Table
+    start: Checkpoint | None
+    context: Context
+    log: "Log" = field(init=False)
+
+    def run(self, device: torch.device) -> Checkpoint:
+        """Trains to the end, from the last checkpoint if there is one."""
+        world = World.here()
+        rows = self.table.open(self.family.representation(), "train")
+        family = self.family.adapt(rows)
+        held = judged(self.table, family, rows).to(device)
+        weights = load_tensors(self.start.weights.read()) if self.start else None
+        learner = Learner.begin(
+            family, rows, seed=self.context.seed, world=world, device=device, start=weights
+        )
+        self.log = Log.resume(self.context, family, learner)
+        self._loop(learner, held)
+        if world.size > 1:
+            dist.barrier()
+        return self._checkpoint(learner, device)
+
+    def _loop(self, learner: Learner, held: Rows) -> None:
+        family, clock = learner.family, Clock(SAVE)
+        validations = {round(family.steps * (n + 1) / VALIDATIONS) for n in range(VALIDATIONS)}
+        for logged in learner.run():
+            step = learner.state.step
+            self.log.update(step, logged)
+            if step in validations and family.quiet(step):
+                totals = totals_over_workers(learner, held)
+                self.log.validate(step, family.score(totals), learner)
+            if learner.world.rank == 0 and clock.struck():
+                self.log.save(learner)
+
+    def _checkpoint(self, learner: Learner, device: torch.device) -> Checkpoint:
+        family, log = learner.family, self.log
+        weights = log.best or weights_of(learner)
+        log.finish(learner)
+        return Checkpoint(
+            family=family,
+            representation=self.table.set(family.representation()).adapted,
+            weights=keep(f"{family.name}.safetensors", weights),
+            steps=family.steps,
+            chosen=log.chosen or family.steps,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            seconds=0.0,
+            parameters=parameter_count(learner.state.net),
+            history=keep("history.jsonl", "".join(json.dumps(line) + "\n" for line in log.lines).encode()),
+        )
+
+
+def judged(table: Table, family: Family, rows: Rows) -> Rows:
+    """The rows to choose by: the validation split, or the training rows where a method has no others (t-SNE)."""
+    held = table.open(family.representation(), "val", getattr(family, "labels", ()))
+    return held if len(held) else rows
+
+
+@dataclass
+class Log:
+    """What rank 0 remembers of a training: its curves, the best weights so far, and where both are saved."""
+
+    context: Context
+    family: Family
+    rank: int
+    lines: list[dict[str, float]] = field(default_factory=list)
+    best: bytes | None = None
+    best_score: float = float("nan")
+    chosen: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    count: int = 0
+
+    @classmethod
+    def resume(cls, context: Context, family: Family, learner: Learner) -> "Log":
+        """Loads the last checkpoint of the step's scratch into the learner, if there is one."""
+        log = cls(context, family, learner.world.rank)
+        state = read_address(f"{context.scratch}/state.safetensors")
+        if state is None:
+            return log
+        learner.load(state)
+        said = json.loads(read_address(f"{context.scratch}/log-{learner.state.step}.json") or b"{}")
+        log.lines, log.chosen = said["lines"], said["chosen"]
+        log.best_score = said["best_score"] if said["best_score"] is not None else float("nan")
+        log.best = read_address(f"{context.scratch}/best-{log.chosen}.safetensors") if log.chosen else None
+        return log
+
+    def update(self, step: int, logged: Mapping[str, Tensor]) -> None:
+        """Adds one update; every so often their means are logged."""
+        if self.rank:
+            return
+        for name, value in logged.items():
+            value = torch.as_tensor(value).detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += 1
+        every = max(1, self.family.steps // LINES)
+        if step % every == 0 or step == self.family.steps:
+            means = {name: float(total) / self.count for name, total in self.sums.items()}
+            self.context.log(means, step)
+            self.context.progress(step, self.family.steps, "steps")
+            self.lines.append({"step": step, **means})
+            self.sums, self.count = {}, 0
+            self._check(means, step)
+
+    def _check(self, means: Mapping[str, float], step: int) -> None:
+        bad = [name for name, value in means.items() if value != value]
+        if bad:
+            raise DataError(f"{bad[0]} of {self.family.name} is not a number at step {step}. Lower lr, or set clip.")
+
+    def validate(self, step: int, score: Mapping[str, float], learner: Learner) -> None:
+        """Logs a validation score, and keeps the weights if they are the best."""
+        if self.rank:
+            return
+        self.context.log({f"val_{name}": value for name, value in score.items()}, step)
+        self.lines.append({"step": step, **{f"val_{name}": value for name, value in score.items()}})
+        value = score[self.family.goal.name]
+        if self.best is None or self.family.goal.better(value, self.best_score):
+            self.best, self.best_score, self.chosen = weights_of(learner), value, step
+
+    def save(self, learner: Learner) -> None:
+        """Writes what a restart needs; the state last, since it says which of the others belong to it."""
+        if self.rank:
+            return
+        scratch, step = self.context.scratch, learner.state.step
+        if self.best:
+            write_address(f"{scratch}/best-{self.chosen}.safetensors", self.best)
+        score = None if self.best_score != self.best_score else self.best_score
+        said = {"lines": self.lines, "chosen": self.chosen, "best_score": score}
+        write_address(f"{scratch}/log-{step}.json", json.dumps(said).encode())
+        write_address(f"{scratch}/state.safetensors", learner.dump())
+
+    def finish(self, learner: Learner) -> None:
+        """Keeps the files that a person takes away."""
+        if not self.rank:
+            for name, data in self.family.files(learner.best_net).items():
+                self.context.file(name, data)
+            self.context.flush()
+
+
+def totals_over_workers(learner: Learner, rows: Rows) -> dict[str, Any]:
+    """The totals of a split, of which each worker measures its part."""
+    world, net = learner.world, learner.best_net
+    own: dict[str, Any] = {}
+    for number, index in enumerate(batches(len(rows), 64)):
+        if number % world.size == world.rank:
+            own = add(own, measure(learner.family, net, rows.batch(index)))
+    if world.size == 1:
+        return own
+    parts: list[Any] = [None] * world.size
+    dist.all_gather_object(parts, own)
+    totals: dict[str, Any] = {}
+    for part in parts:
+        totals = add(totals, part) if part else totals
+    return totals
+
+
+def weights_of(learner: Learner) -> bytes:
+    """The weights to keep, as a safetensors file."""
+    return save_tensors({n: v.detach().cpu().contiguous().clone() for n, v in learner.best_net.state_dict().items()})

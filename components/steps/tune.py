@@ -1,0 +1,243 @@
+"""
+tune: the best of some trials, on Ray Tune.
+
+Trial 0 is the family as it is; trial i is point i of a scrambled Sobol sequence over its space: a function of (space,
+seed, i). Rungs are successive halving over each group of trials, on the validation split. Each (trial, rung) is an
+entry of the store, so a killed tuning repeats nothing, and sixteen trials begin with the eight that have run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from components import files
+from components.errors import DataError, UsageError
+from components.family import Family
+from components.files import File, keep
+from components.step import Context, step
+from components.steps.train import judged
+from components.table import Table
+from components.training import Learner, evaluate
+
+GROUP = 8  # trials that are halved together
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One trial, trained to one number of steps."""
+
+    family: Family
+    steps: int
+    scores: dict[str, float]
+    state: File
+    """everything that the next update depends on"""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """One trial's way from its last rung to the next."""
+
+    family: Family
+    steps: int
+    name: str
+    key: str
+    """under which the rung is remembered"""
+    last: str
+    """the key of the rung before; none at the first"""
+
+    def run(self, table: Table, context: Context) -> Rung:
+        """Trains to the rung, and scores the trial on the validation split."""
+        family = self.family
+        rows = table.open(family.representation(), "train")
+        learner = Learner.begin(family, rows, seed=context.seed)
+        if self.last:
+            learner.load(context.recall(self.last).state.read())
+        context.note({name: getattr(family, name) for name in family.space()}, trial=self.name)
+        for logged in learner.run(until=self.steps):
+            if learner.state.step % max(1, family.steps // 40) == 0:
+                context.log({n: float(v) for n, v in logged.items()}, learner.state.step, trial=self.name)
+        scores = family.score(evaluate(family, learner.best_net, judged(table, family, rows)))
+        context.log({f"val_{n}": v for n, v in scores.items()}, self.steps, trial=self.name)
+        rung = Rung(family, self.steps, scores, keep("trial.safetensors", learner.dump()))
+        context.remember(self.key, rung)
+        context.flush()
+        return rung
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which trials there are, and at which steps they are compared."""
+
+    families: tuple[Family, ...]
+    rungs: tuple[int, ...]
+    """steps, the last one being the family's own"""
+
+
+@step
+def tune(
+    family: Family, table: Table, *, trials: int = 8, search: Literal["halving", "optuna"] = "halving", context: Context
+) -> Family:
+    """
+    The family with the best validation score of some trials; the family as it is, if none is better.
+
+    `search="optuna"` is Optuna's TPE under ASHA, for long searches: it can be neither extended nor repeated exactly.
+    """
+    if trials < 1:
+        raise UsageError(f"`trials` must be at least 1, but got {trials}.")
+    rows = table.open(family.representation(), "train")
+    adapted = family.adapt(rows)
+    if search == "optuna":
+        from components.steps.optuna_search import search as long_search
+
+        return long_search(adapted, family, table, trials, context)
+    plan = Plan(tuple(sample(adapted, trials, context.seed)), rungs(adapted, min(trials, GROUP)))
+    results = _halve(plan, table, context)
+    best = choose(adapted, results)
+    context.figure("search", search_figure(adapted, results))
+    context.note({"best": {name: getattr(best, name) for name in adapted.space()}})
+    # only what the space names is taken over: what `adapt` found is found again by `train`
+    return replace(family, **{name: getattr(best, name) for name in adapted.space()})
+
+
+def sample(family: Family, trials: int, seed: int) -> list[Family]:
+    """The first `trials` trials. Sobol points are drawn by index, so that more trials begin with fewer."""
+    from scipy.stats import qmc
+
+    space = family.space()
+    for name in space:
+        if replace(family, **{name: space[name].at(0.3)}).representation() != family.representation():
+            raise UsageError(f"{family.name}.{name} decides what is preprocessed: tune it by a loop over families.")
+    names = sorted(space)
+    count = 1 << max(0, (trials - 1)).bit_length()
+    points = qmc.Sobol(len(names), scramble=True, rng=np.random.default_rng(seed)).random(max(count, 1))
+    chosen = [{n: space[n].at(float(u)) for n, u in zip(names, point, strict=True)} for point in points[: trials - 1]]
+    return [family, *(replace(family, **values) for values in chosen)]
+
+
+def rungs(family: Family, group: int) -> tuple[int, ...]:
+    """Halvings: half as many trials, twice as many steps; each moved on to where the family's score is fair."""
+    count = max(1, min(3, int(np.log2(max(group, 1))) + 1))
+    steps = [max(1, family.steps // 2**n) for n in range(count)][::-1]
+    return tuple(dict.fromkeys(_quiet(family, s) for s in steps))
+
+
+def _quiet(family: Family, step: int) -> int:
+    while step < family.steps and not family.quiet(step):
+        step += 1
+    return step
+
+
+def _halve(plan: Plan, table: Table, context: Context) -> dict[int, list[Rung]]:
+    """Trial -> its rungs. Each group is halved by itself, so that a later group changes no earlier one."""
+    results: dict[int, list[Rung]] = {trial: [] for trial in range(len(plan.families))}
+    for first in range(0, len(plan.families), GROUP):
+        alive = list(range(first, min(first + GROUP, len(plan.families))))
+        for level, steps in enumerate(plan.rungs):
+            for trial, rung in _run(plan, alive, level, table, context).items():
+                results[trial].append(rung)
+            alive = [trial for trial in alive if len(results[trial]) == level + 1]
+            if not alive:
+                break
+            goal = plan.families[0].goal
+            order = sorted(alive, key=lambda t: _rank(results[t][-1].scores[goal.name], goal.direction))
+            alive = sorted(order[: max(1, len(order) // 2)])
+            context.log({"best_so_far": results[order[0]][-1].scores[goal.name]}, steps)
+    return results
+
+
+def _rank(value: float, direction: str) -> float:
+    if value != value:
+        return float("inf")
+    return -value if direction == "max" else value
+
+
+def _run(plan: Plan, trials: Sequence[int], level: int, table: Table, context: Context) -> dict[int, Rung]:
+    """Brings some trials to a rung: those that are not in the store yet, on Ray Tune."""
+    # keys are made here and handed to the workers: one process reads the code once
+    keys = {trial: _key(plan, trial, level, table, context) for trial in trials}
+    climbs = {
+        trial: Climb(
+            family=plan.families[trial],
+            steps=plan.rungs[level],
+            name=f"trial {trial:02d}",
+            key=key,
+            last=_key(plan, trial, level - 1, table, context) if level else "",
+        )
+        for trial, key in keys.items()
+        if context.recall(key) is None
+    }
+    if climbs:
+        _on_tune(climbs, f"rung-{level}-{min(climbs)}", table, context)
+    found = {trial: context.recall(key) for trial, key in keys.items()}
+    if not any(found.values()):
+        raise DataError(f"No trial of {plan.families[0].name} reached step {plan.rungs[level]}. See the trials' logs.")
+    return {trial: rung for trial, rung in found.items() if rung is not None}
+
+
+def _key(plan: Plan, trial: int, level: int, table: Table, context: Context) -> str:
+    return context.key(family=plan.families[trial], table=table, steps=plan.rungs[level])
+
+
+def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context) -> None:
+    from ray import tune as ray_tune
+
+    store = files.root()
+
+    def trainable(config: dict[str, Any]) -> None:
+        files.use(store)
+        ray_tune.report(dict(climbs[config["trial"]].run(table, context).scores))
+
+    class Progress(ray_tune.Callback):
+        ended = 0
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            self.ended += 1
+            context.progress(self.ended, len(climbs), "trials")
+
+    ray_tune.Tuner(
+        ray_tune.with_resources(trainable, {"CPU": 1}),
+        param_space={"trial": ray_tune.grid_search(list(climbs))},
+        tune_config=ray_tune.TuneConfig(
+            max_concurrent_trials=max(1, int(context.resources.get("CPU", 1))), reuse_actors=True
+        ),
+        run_config=ray_tune.RunConfig(
+            name=name, storage_path=f"{context.scratch}/tune", verbose=0, callbacks=[Progress()]
+        ),
+    ).fit()
+
+
+def choose(family: Family, results: dict[int, list[Rung]]) -> Family:
+    """The best of the trials that went the whole way; on a tie the earlier one."""
+    whole = {trial: rungs for trial, rungs in results.items() if rungs and rungs[-1].steps == family.steps}
+    best = min(whole, key=lambda t: (_rank(whole[t][-1].scores[family.goal.name], family.goal.direction), t))
+    return whole[best][-1].family
+
+
+def search_figure(family: Family, results: dict[int, list[Rung]]) -> Any:
+    """Each field of the space against the score: a dot for each trial at its last rung, a ring for the default."""
+    from components.figures import figure
+
+    names = sorted(family.space())
+    made, axes = figure(3.4 * len(names) + 0.5, 3.4, ncols=len(names), squeeze=False, sharey=True)
+    ended = {trial: rungs[-1] for trial, rungs in results.items() if rungs}
+    for place, name in enumerate(names):
+        own = axes[0][place]
+        values = [getattr(rung.family, name) for rung in ended.values()]
+        scores = [rung.scores[family.goal.name] for rung in ended.values()]
+        dots = own.scatter([str(v) if not isinstance(v, int | float) else v for v in values], scores,
+                           c=[rung.steps for rung in ended.values()], cmap="viridis", s=36)
+        if 0 in ended:
+            default = ended[0]
+            value = getattr(default.family, name)
+            own.scatter([value if isinstance(value, int | float) else str(value)], [default.scores[family.goal.name]],
+                        s=130, facecolors="none", edgecolors="crimson", label="default")
+        numbers = [v for v in values if isinstance(v, int | float) and v > 0]
+        if len(numbers) == len(values) and max(numbers) > 20 * min(numbers):
+            own.set_xscale("log")
+        own.set_xlabel(name)
+    axes[0][0].set_ylabel(f"{family.goal.name} on val")
+    axes[0][0].legend(frameon=False)
+    made.colorbar(dots, ax=axes[0][-1], label="steps")
+    return made

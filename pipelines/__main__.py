@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `rayfield`."""
+
+from pipelines.cli import main
+
+main()

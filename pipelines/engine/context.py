@@ -1,0 +1,121 @@
+"""
+The context of a step that the engine runs: small, picklable, and writing nowhere but to the store.
+
+What a step logs goes to files of lines under runs/<run>/events/<key>/. The driver reads them for the display and sends
+them to MLflow, so a tracking server that does not answer stops nothing, and a killed driver loses nothing.
+"""
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.files import keep
+from components.plain import decode, encode
+from pipelines.engine.keys import digest, in_key, ingredients, modules_of
+from pipelines.engine.store import Store
+
+FLUSH = 1.0  # seconds that a line may wait
+
+
+@dataclass
+class Running:
+    """Implements `components.step.Context` on a store."""
+
+    store: Store
+    run: str
+    step_key: str
+    modules: tuple[str, ...]
+    """those whose code the step's own module brings: in the key of every part"""
+    seed: int
+    resources: Mapping[str, float]
+    writer: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    waiting: list[dict[str, Any]] = field(default_factory=list)
+    written: int = 0
+    flushed: float = field(default_factory=time.monotonic)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy in another process is another writer: two writers never share a file
+        return {**self.__dict__, "waiting": [], "written": 0, "writer": uuid.uuid4().hex[:8]}
+
+    @property
+    def scratch(self) -> str:
+        address = self.store.address if self.store.remote else str(Path(self.store.address).resolve())
+        return f"{address}/scratch/{self.step_key}"
+
+    def log(self, metrics: Mapping[str, float], step: int, *, trial: str = "") -> None:
+        self._say(kind="metrics", step=step, trial=trial, values={k: float(v) for k, v in metrics.items()})
+
+    def note(self, params: Mapping[str, Any], *, trial: str = "") -> None:
+        self._say(kind="params", trial=trial, values=encode(params))
+
+    def figure(self, name: str, picture: Any, *, step: int | None = None) -> None:
+        stem = name if step is None else f"{name}_{step:06d}"
+        self._say(kind="file", name=f"{stem}.png", folder="figures", file=encode(keep(f"{stem}.png", png(picture))))
+        self.flush()
+
+    def file(self, name: str, data: bytes) -> None:
+        self._say(kind="file", name=name, folder="files", file=encode(keep(name, data)))
+        self.flush()
+
+    def progress(self, done: float, total: float, unit: str = "") -> None:
+        self._say(kind="progress", done=done, total=total, unit=unit)
+
+    def key(self, **parts: Any) -> str:
+        counted = {name: in_key(value) for name, value in parts.items()}
+        return digest(ingredients(modules_of(parts) | set(self.modules), counted, self.seed))
+
+    def recall(self, key: str) -> Any:
+        manifest = self.store.manifest(key)
+        return None if manifest is None else decode(manifest["result"])
+
+    def remember(self, key: str, artifact: Any) -> None:
+        self.store.commit(key, {"part_of": self.step_key, "result": encode(artifact), "when": time.time()})
+
+    def _say(self, **line: Any) -> None:
+        self.waiting.append({"time": time.time(), **line})
+        if time.monotonic() - self.flushed > FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the lines that wait."""
+        lines, self.waiting = _without_old_progress(self.waiting), []
+        self.flushed = time.monotonic()
+        if lines:
+            name = f"runs/{self.run}/events/{self.step_key}/{self.writer}-{self.written:06d}.jsonl"
+            self.store.write(name, "".join(json.dumps(line) + "\n" for line in lines).encode())
+            self.written += 1
+
+
+def _without_old_progress(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of several lines that say how far a step is, the last one is enough."""
+    last = max((n for n, line in enumerate(lines) if line["kind"] == "progress"), default=-1)
+    return [line for n, line in enumerate(lines) if line["kind"] != "progress" or n == last]
+
+
+def events(store: Store, run: str, key: str, seen: set[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The event files of a step that are not in `seen` yet, each with its lines."""
+    folder = f"runs/{run}/events/{key}"
+    for name in store.names(folder):
+        if name not in seen:
+            data = store.read(f"{folder}/{name}")
+            if data is not None:
+                yield name, [json.loads(line) for line in data.splitlines()]
+
+
+def png(picture: Any) -> bytes:
+    """A picture as a PNG file: uint8 [H, W, 3], or a matplotlib Figure."""
+    buffer = io.BytesIO()
+    if isinstance(picture, np.ndarray):
+        from PIL import Image
+
+        Image.fromarray(picture).save(buffer, "PNG")
+    else:
+        picture.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,123 @@
+"""
+Where steps run: each under a supervising Ray task, or in this process.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pipelines.engine.code import ROOT
+from pipelines.engine.work import work
+
+# RAY_MLFLOW.md 8: what a local cluster is started with; whatever the user has set wins
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TQDM": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+class Executor(Protocol):
+    """Runs nodes and says which have ended."""
+
+    resources: Mapping[str, float]
+
+    def submit(self, node: Mapping[str, Any], run: str, address: str) -> None: ...
+
+    def ended(self, seconds: float) -> dict[str, dict[str, Any]]:
+        """Key -> outcome of the nodes that ended, after waiting for at most so long."""
+
+    def cancel(self) -> None: ...
+
+
+class Here:
+    """Runs a node at once, in this process: for tests, and for steps that need no cluster."""
+
+    def __init__(self) -> None:
+        self.resources: Mapping[str, float] = {"CPU": float(os.cpu_count() or 1)}
+        self.outcomes: dict[str, dict[str, Any]] = {}
+
+    def submit(self, node: Mapping[str, Any], run: str, address: str) -> None:
+        self.outcomes[node["key"]] = work(node, run, address, self.resources)
+
+    def ended(self, seconds: float) -> dict[str, dict[str, Any]]:
+        outcomes, self.outcomes = self.outcomes, {}
+        return outcomes
+
+    def cancel(self) -> None:
+        self.outcomes.clear()
+
+
+class OnRay:
+    """Runs each node under a Ray task of its own, on the cluster of RAY_ADDRESS or on one that it starts here."""
+
+    def __init__(self) -> None:
+        import ray
+
+        connect()
+        self.ray = ray
+        self.resources: Mapping[str, float] = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+        # the supervisor waits and takes no CPU; the work inside asks for its own
+        self.task = ray.remote(num_cpus=0, max_retries=0)(work)
+        self.running: dict[Any, str] = {}
+
+    def submit(self, node: Mapping[str, Any], run: str, address: str) -> None:
+        self.running[self.task.remote(dict(node), run, address, dict(self.resources))] = node["key"]
+
+    def ended(self, seconds: float) -> dict[str, dict[str, Any]]:
+        done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=seconds)
+        return {self.running.pop(reference): self._outcome(reference) for reference in done}
+
+    def _outcome(self, reference: Any) -> dict[str, Any]:
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            words = " ".join(str(error).split())[:500]
+            return {"ok": False, "error": words, "kind": "preempted", "traceback": str(error)}
+
+    def cancel(self) -> None:
+        for reference in self.running:
+            self.ray.cancel(reference, force=True, recursive=True)
+        self.running.clear()
+
+
+def connect() -> None:
+    """Joins the cluster of RAY_ADDRESS, or starts a local one."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    passed = ("RAYFIELD_", "MLFLOW_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", *(n for n in SETTINGS))
+    environment = {name: value for name, value in os.environ.items() if name.startswith(passed)}
+    # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".rayfield" / "numba"))
+    own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
+    ray.init(
+        log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
+        logging_level="ERROR",
+        runtime_env={"env_vars": environment},
+        configure_logging=False,
+        **own,
+    )
+    print_once(own)
+
+
+def print_once(own: Mapping[str, Any]) -> None:
+    where = "a local Ray was started" if own else f"joined Ray at {os.environ['RAY_ADDRESS']}"
+    print(f"  {where}", file=sys.stderr)

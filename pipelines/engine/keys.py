@@ -1,0 +1,80 @@
+"""
+The key of a step: one name for one result, the same on every machine.
+
+It is made of the code that the step uses, the packages of that code, the parameters that it reads, the keys of its
+inputs and the seed. It is not made of paths, of the store, of the host, nor of resources.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from components.family import Family
+from components.plain import canonical, encode, name_of
+from components.source import Source
+from components.step import Handle, HandleError
+from pipelines.engine.code import dependencies
+
+
+def digest(value: Any) -> str:
+    return hashlib.blake2b(canonical(value).encode(), digest_size=16).hexdigest()
+
+
+def modules_of(value: Any) -> set[str]:
+    """The modules of every dataclass in a value: their code decides what the value does."""
+    if isinstance(value, Handle):
+        return set()
+    if isinstance(value, type):
+        return {value.__module__}
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = (getattr(value, f.name) for f in fields(value))
+        return {type(value).__module__}.union(*map(modules_of, inner))
+    if isinstance(value, Mapping):
+        return set().union(*map(modules_of, value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*map(modules_of, value))
+    return set()
+
+
+def in_key(value: Any) -> Any:
+    """What a key holds of a parameter: of a source its contents, of a handle the key behind it."""
+    if isinstance(value, Handle):
+        return {"key": value.key, "output": value.output}
+    if isinstance(value, Source):
+        return {"@": [name_of(kind) for kind in value.kinds()], "digest": value.digest()}
+    if isinstance(value, type):
+        return {"class": name_of(value)}
+    return _walk(value, in_key)
+
+
+def in_plan(value: Any) -> Any:
+    """What a plan holds of a parameter: enough to call the step with it."""
+    if isinstance(value, Handle):
+        return {"$": value.key, "output": value.output}
+    return _walk(value, in_plan)
+
+
+def _walk(value: Any, inner: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        if isinstance(value, Family) and (name := _handle_in(own)):
+            raise HandleError(
+                f"A field of a family is a number or a word, but {value.name}.{name} is a step's result. "
+                "Families are known before anything runs: pass the result to a step beside the family."
+            )
+        return {"@": name_of(type(value)), **{k: inner(v) for k, v in own.items()}}
+    if isinstance(value, Mapping):
+        return {str(k): inner(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [inner(v) for v in value]
+    return encode(value)
+
+
+def _handle_in(own: Mapping[str, Any]) -> str:
+    return next((name for name, value in own.items() if isinstance(value, Handle)), "")
+
+
+def ingredients(modules: Iterable[str], parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Everything that a key is the digest of, by name: `explain` compares these."""
+    return {"code": dependencies(modules), "parameters": dict(parameters), "seed": seed}

@@ -1,0 +1,130 @@
+"""
+What a pipeline is: a function marked `@pipeline`, and what can be read of it without importing it.
+"""
+
+import ast
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from components.errors import UsageError, nearest
+from pipelines.engine.code import ROOT
+
+
+def pipeline(function: Callable[..., None]) -> Callable[..., None]:
+    """Marks a function as a pipeline: `rayfield run` finds it by its module's name."""
+    function.is_pipeline = True  # type: ignore[attr-defined]
+    return function
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter, as its signature writes it."""
+
+    name: str
+    annotation: str
+    default: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A pipeline as its file describes it."""
+
+    name: str
+    path: Path
+    doc: str
+    parameters: tuple[Parameter, ...]
+
+
+def names() -> list[str]:
+    """Every pipeline: the modules of pipelines/ that hold one."""
+    return sorted(p.stem for p in (ROOT / "pipelines").glob("*.py") if "@pipeline" in p.read_text())
+
+
+def find(name: str) -> Path:
+    """The file of a pipeline, by its name or by its path."""
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"No file {name}. A pipeline is a name of `rayfield pipelines`, or a path of your own.")
+        return path.resolve()
+    if name not in names():
+        raise UsageError(f"No pipeline {name!r}.{nearest(name, names())} `rayfield pipelines` lists all.")
+    return ROOT / "pipelines" / f"{name}.py"
+
+
+def sketch(path: Path) -> Sketch:
+    """What the file says of its pipeline; nothing is imported."""
+    tree = ast.parse(path.read_bytes())
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and any(getattr(d, "id", "") == "pipeline" for d in node.decorator_list):
+            doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""
+            return Sketch(path.stem, path, doc.strip(), tuple(_parameters(node)))
+    raise UsageError(f"{path} has no @pipeline: mark the function that draws it.")
+
+
+def _parameters(node: ast.FunctionDef) -> list[Parameter]:
+    arguments = [*node.args.args, *node.args.kwonlyargs]
+    defaults = [None] * (len(node.args.args) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
+    help_ = _help(ast.get_docstring(node) or "")
+    return [
+        Parameter(
+            a.arg,
+            ast.unparse(a.annotation) if a.annotation else "str",
+            str(ast.literal_eval(d)) if d is not None else "",
+            help_.get(a.arg, ""),
+        )
+        for a, d in zip(arguments, defaults, strict=True)
+    ]
+
+
+def _help(doc: str) -> dict[str, str]:
+    """The lines "name: what it is" of a docstring."""
+    lines = (line.strip().partition(": ") for line in doc.splitlines())
+    return {name: text for name, _, text in lines if name.isidentifier() and text}
+
+
+def load(path: Path) -> Callable[..., None]:
+    """The pipeline itself, imported."""
+    inside = path.is_relative_to(ROOT / "pipelines")
+    name = f"pipelines.{path.stem}" if inside else f"rayfield_{path.stem}"
+    if inside:
+        module = importlib.import_module(name)
+    else:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return next(v for v in vars(module).values() if getattr(v, "is_pipeline", False))
+
+
+def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of a pipeline: each text read as its annotation says, the rest by default."""
+    from components.family import Family, find as find_family
+    from components.parameters import read
+    from components.source import Source, find as find_source
+
+    hints, signature = get_type_hints(function), inspect.signature(function)
+    for name in texts:
+        if name not in signature.parameters:
+            known = list(signature.parameters)
+            raise UsageError(f"Pipeline {function.__name__!r} has no parameter {name!r}.{nearest(name, known)}")
+    found: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        kind = hints.get(name, str)
+        given = texts.get(name, parameter.default)
+        if kind is Source and isinstance(given, str):
+            found[name] = find_source(given, source)
+        elif isinstance(kind, type) and issubclass(kind, Family) and isinstance(given, str):
+            found[name] = find_family(given)
+        elif getattr(kind, "__origin__", None) is type and isinstance(given, str):
+            found[name] = find_family(given)
+        else:
+            found[name] = read(given, kind, f"--{name}") if name in texts else given
+    return found

@@ -1,0 +1,118 @@
+"""
+Plans: a drawing with its keys, remembered so that a run with nothing to do imports nothing.
+
+plans/<digest of the command>.json holds the nodes, the project files that decided them, and the data files that the
+listings came from. While none of these has changed the plan is known.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.engine.code import ROOT, closure, path_of
+from pipelines.engine.store import Store
+
+LOCK = ROOT / "constraints.txt"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: everything on the command line that decides a plan."""
+
+    pipeline: Path
+    texts: Mapping[str, str]
+    """--name value"""
+    settings: Mapping[str, Mapping[str, str]]
+    """--set family.field=value"""
+    source: Mapping[str, str]
+    """fields of the source"""
+
+    @property
+    def name(self) -> str:
+        return self.pipeline.stem
+
+    def digest(self) -> str:
+        inside = self.pipeline.is_relative_to(ROOT)
+        place = str(self.pipeline.relative_to(ROOT) if inside else self.pipeline)
+        told = [place, sorted(self.texts.items()), json.dumps(self.settings, sort_keys=True), sorted(self.source.items())]
+        return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+
+    def said(self) -> dict[str, Any]:
+        """The parameters as people wrote them."""
+        sets = {f"{family}.{field}": v for family, own in self.settings.items() for field, v in own.items()}
+        return {**self.texts, **self.source, **sets}
+
+
+def nodes(request: Request, store: Store) -> list[dict[str, Any]]:
+    """The nodes of a request: remembered, or drawn anew."""
+    return remembered(request, store) or drawn(request, store)
+
+
+def remembered(request: Request, store: Store) -> list[dict[str, Any]] | None:
+    """The remembered nodes, if nothing that decided them has changed."""
+    held = store.load(f"plans/{request.digest()}.json")
+    if held is None or not all(_same(path, stamp) for path, stamp in held["files"].items()):
+        return None
+    if any(_stamp(path) != stamp for path, stamp in held["watch"].items()):
+        return None
+    return held["nodes"]
+
+
+def _same(path: str, stamp: list[Any]) -> bool:
+    """Whether a project file has the bytes that it had: by its stamp, and by its contents where that differs."""
+    size, time, digest = stamp
+    full = ROOT / path
+    return _stamp(str(full)) == [size, time] or (full.exists() and _contents(full) == digest)
+
+
+def _stamp(path: str) -> list[int] | None:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _contents(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
+    """Draws the pipeline, and remembers its plan."""
+    from components.source import Source
+    from pipelines.engine import pipeline
+    from pipelines.engine.drawing import draw
+
+    function = pipeline.load(request.pipeline)
+    values = pipeline.values(function, request.texts, request.source)
+    graph = draw(function, values, request.settings)
+    found = [asdict(node) for node in graph.nodes.values()]
+    watch = [path for value in values.values() if isinstance(value, Source) for path in value.watch()]
+    held = {"files": _files(request), "watch": {str(p): _stamp(str(p)) for p in watch}, "nodes": found}
+    store.write(f"plans/{request.digest()}.json", json.dumps(held).encode())
+    return json.loads(json.dumps(found))
+
+
+def _files(request: Request) -> dict[str, list[Any]]:
+    """Every project file that the pipeline imports, the steps' and the drawing's own code, and the locked versions."""
+    names = [f"pipelines.{request.name}"] if path_of(f"pipelines.{request.name}") else []
+    inside = {Path(m.path) for m in closure([*names, *_imports(request.pipeline), "pipelines.engine.drawing"])}
+    paths = inside | {request.pipeline, LOCK}
+    return {os.path.relpath(p, ROOT): [*(_stamp(str(p)) or []), _contents(p)] for p in paths if p.exists()}
+
+
+def _imports(path: Path) -> Iterable[str]:
+    from pipelines.engine.code import module
+
+    return module(path.stem, path).imports
+
+
+def statuses(found: Iterable[Mapping[str, Any]], store: Store) -> dict[str, dict[str, Any] | None]:
+    """Key -> manifest, or None where the step must run."""
+    return {node["key"]: store.manifest(node["key"]) for node in found}
+
+

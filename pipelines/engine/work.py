@@ -1,0 +1,99 @@
+"""
+Running one node: from its plain description to its manifest, in whatever process it is.
+"""
+
+import importlib
+import os
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from components.artifacts import describe
+from components.errors import RayfieldError
+from components.plain import class_of, decode, encode
+from components.step import Step
+from pipelines.engine.context import Running
+from pipelines.engine.store import Store
+
+
+def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str, float]) -> dict[str, Any]:
+    """
+    Calls the node's step and commits what it made.
+
+    Returns {"ok": True} or {"ok": False, "error", "kind", "traceback"}: an error is a value here, since it must reach
+    the driver whole from any process.
+    """
+    os.environ["RAYFIELD_STORE"] = address
+    store = Store(address)
+    context = Running(store, run, node["key"], (node["step"].partition(":")[0],), node["seed"], resources)
+    began, cpu = time.time(), time.process_time()
+    try:
+        arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
+        result = step_of(node["step"]).run(arguments, context)
+        context.flush()
+        store.commit(node["key"], manifest(node, run, result, time.time() - began, time.process_time() - cpu))
+        return {"ok": True}
+    except Exception as error:
+        context.flush()
+        return {"ok": False, "error": sentence(error), "kind": kind_of(error), "traceback": traceback.format_exc()}
+
+
+def step_of(name: str) -> Step:
+    """The step that "module:name" stands for."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def resolve(value: Any, store: Store) -> Any:
+    """A parameter with each {"$": key} replaced by what that key made."""
+    if isinstance(value, list):
+        return tuple(resolve(item, store) for item in value)
+    if not isinstance(value, Mapping):
+        return value
+    if "$" in value:
+        return made(store, value["$"], value["output"])
+    inner = {name: resolve(item, store) for name, item in value.items() if name != "@"}
+    return class_of(value["@"])(**inner) if "@" in value else inner
+
+
+def made(store: Store, key: str, output: str = "") -> Any:
+    """What a key made, or one of its named outputs."""
+    found = store.manifest(key)
+    if found is None:
+        raise RayfieldError(f"The result of key {key} is not in {store.address}. Run the pipeline again.")
+    result = decode(found["result"])
+    return result[found["outputs"].index(output)] if output else result
+
+
+def manifest(node: Mapping[str, Any], run: str, result: Any, seconds: float, cpu: float) -> dict[str, Any]:
+    """The record of a finished step."""
+    return {
+        "key": node["key"],
+        "step": node["step"],
+        "title": node["title"],
+        "result": encode(result),
+        "outputs": list(step_of(node["step"]).outputs),
+        "describe": describe(result),
+        "ingredients": node["ingredients"],
+        "class": "tolerance" if "torch" in str(node["ingredients"]["code"].keys()) else "bitwise",
+        "run": run,
+        "when": time.time(),
+        "cost": {"seconds": round(seconds, 3), "cpu": round(cpu, 3)},
+        "host": os.uname().nodename,
+    }
+
+
+def sentence(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, RayfieldError) else f"{type(error).__name__}: {text}"
+
+
+def kind_of(error: BaseException) -> str:
+    """Whose error it is: a user's is never tried again."""
+    if isinstance(error, RayfieldError):
+        return "user"
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "memory"
+    return "transient" if isinstance(error, ConnectionError | TimeoutError) else "code"

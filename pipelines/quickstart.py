@@ -1,0 +1,40 @@
+"""Real furniture to a registered model: two representations, two classifiers, the better one registered and mapped."""
+
+from components.artifacts import at_least
+from components.families.pointnet import PointNet
+from components.families.tsne import Tsne
+from components.families.voxnet import VoxNet
+from components.representations.descriptors import Descriptors
+from components.source import Source
+from components.steps.evaluate import baseline, best_of, evaluate
+from components.steps.predict import predict
+from components.steps.preprocess import preprocess
+from components.steps.register import register
+from components.steps.train import train
+from components.steps.tune import tune
+from pipelines.engine.pipeline import pipeline
+
+
+@pipeline
+def quickstart(source: Source = "furniture", size: str = "tiny", trials: int = 4, workers: int = 1, seed: int = 0):
+    """
+    Real furniture to a registered model, on one machine.
+
+    source: where the shapes come from: furniture, or folder with --root
+    size: the families' preset: tiny or paper
+    trials: trials of PointNet's tuning
+    workers: Ray Train's workers for each training
+    seed: of every draw
+    """
+    pointnet, voxnet = PointNet.at(size), VoxNet.at(size)
+    sets = [pointnet.representation(), voxnet.representation(), Descriptors()]
+    table = preprocess(source, sets, on="ray")
+    tuned = tune(pointnet, table, trials=trials)
+    checkpoints = [train(tuned, table, workers=workers), train(voxnet, table, workers=workers)]
+    scores = [evaluate(checkpoint, table) for checkpoint in checkpoints]
+    for method in ("majority", "forest"):
+        baseline(table, method=method)
+    best, checkpoint = best_of(scores)
+    register(best, name="furniture", gate=at_least(accuracy=0.4))
+    features = predict(checkpoint, table)
+    evaluate(train(Tsne.at(size), features, workers=0), features)
