@@ -68,13 +68,14 @@ class Scores:
     """the listing whose splits were used: Parquet"""
 
     def text(self, score: str = "") -> str:
-        """"0.62 ± 0.05"."""
+        """ "0.62 ± 0.05"."""
         name = score or self.goal
         error = f" ± {self.error[name]:.3f}" if name in self.error else ""
         return f"{self.test[name]:.3f}{error}"
 
     def describe(self) -> str:
-        return f"{self.name}: {self.goal} {self.text()} on {self.count} test rows (val {self.val.get(self.goal, np.nan):.3f})"
+        val = self.val.get(self.goal, np.nan)
+        return f"{self.name}: {self.goal} {self.text()} on {self.count} test rows (val {val:.3f})"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ def describe(artifact: Any) -> str:
         return artifact.describe()
     if isinstance(artifact, Family):
         shown = {name: getattr(artifact, name) for name in artifact.space()}
-        return f"{artifact.name}: " + ", ".join(f"{n}={v:.3g}" if isinstance(v, float) else f"{n}={v}" for n, v in shown.items())
+        return f"{artifact.name}: " + ", ".join(
+            f"{n}={v:.3g}" if isinstance(v, float) else f"{n}={v}" for n, v in shown.items()
+        )
     if isinstance(artifact, tuple):
         return f"{len(artifact)} results"
     return str(artifact)

@@ -48,12 +48,14 @@ class Piece:
 
 
 def pieces(root: Path) -> list[Piece]:
-    """The pieces of the five libraries in `root` that have a class; ids are `library/name`, numbered where names recur."""
+    """The pieces of the libraries in `root` that have a class; ids are `library/name`, numbered where names recur."""
     found: list[Piece] = []
     for library in LIBRARIES:
         path = root / f"{library}.sh3f"
         if not path.is_file():
-            raise DataError(f"The furniture is {len(LIBRARIES)} .sh3f files in one folder, but {root} has no {path.name}.")
+            raise DataError(
+                f"The furniture is {len(LIBRARIES)} .sh3f files in one folder, but {root} has no {path.name}."
+            )
         found += _of_library(path, library)
     return _numbered(found)
 
@@ -150,8 +152,9 @@ WORDS = {
     "bed": "bed, crib, bunk",
     "chair": "chair, stool, armchair, bench, seat",
     "table": "table, desk",
-    "cabinet": "cabinet, wardrobe, cupboard, dresser, chest, bookcase, shelves, sideboard, vanity, drawers, locker, buffet",
-    "bath": "toilet, toilets, toilet unit, toilets unit, washbasin, sink, bath, bathtub, urinal, bidet, shower, jacuzzi, basin",
+    "cabinet": "cabinet, wardrobe, cupboard, dresser, chest, bookcase, shelves, sideboard, vanity, drawers, locker, "
+    "buffet",
+    "bath": "toilet unit, toilets unit, washbasin, sink, bath, bathtub, urinal, bidet, shower, jacuzzi, basin",
     "plant": "plant, tree, palm, flower, flowers, bamboo, ficus, tulips, hedge, bush, cactus, yucca, orchids, pine, "
     "poplar, acacia, cypress, maple, beech, blossom, birch, oak tree, fir, willow",
     "appliance": "oven, cooker, fridge, refrigerator, dishwasher, washing machine, microwave, hood, cooktop, "

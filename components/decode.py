@@ -10,13 +10,11 @@ order is the file's. A file that is cut short, empty or not finite raises `Unrea
 # V vertices, F triangles, P polygons, M materials, T texture coordinates
 
 import io
-import json
 import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +38,12 @@ def decode(data: bytes, kind: str, resolve: Resolve | None = None) -> Mesh:
     """
     if not data:
         raise Unreadable("the file has no bytes")
-    mesh = READERS[kind](data, resolve or (lambda name: None))
+    try:
+        mesh = READERS[kind](data, resolve or (lambda name: None))
+    except (KeyError, IndexError) as error:  # a glTF document that names what it has not
+        if kind != "glb":
+            raise
+        raise Unreadable(f"its scene names what the file has not: {error}") from None
     problem = mesh.problem()
     if problem:
         raise Unreadable(problem)
@@ -146,7 +149,7 @@ def _color(value: str) -> tuple[int, ...]:
 def _materials(
     marks: list[tuple[str, int]], faces: int, library: dict[str, tuple[tuple[int, ...], Picture | None]]
 ) -> tuple[NDArray[np.int32], Picture, tuple[Picture | None, ...]]:
-    """The material of each triangle [F], the colour of each material [M, 3], and its picture; unused ones are left out."""
+    """The material of each triangle [F], the colour of each material [M, 3], and its picture."""
     runs = [("", 0), *marks]
     ends = [at for _, at in runs[1:]] + [faces]
     used = [(name, start, end) for (name, start), end in zip(runs, ends, strict=True) if end > start]
@@ -264,9 +267,7 @@ def _ply_ascii(
     return {lists[0][0]: packed}, at
 
 
-def _ply_mixed_ascii(
-    raw: Picture, at: int, name: str, count: int, properties: list[Property]
-) -> tuple[Columns, int]:
+def _ply_mixed_ascii(raw: Picture, at: int, name: str, count: int, properties: list[Property]) -> tuple[Columns, int]:
     """Rows of lists and numbers, one by one: the slow way, for the files that need it."""
     flat, _ = text.numbers(raw, at, len(raw) - at)
     columns: dict[str, list[Any]] = {p[0]: [] for p in properties}
@@ -326,7 +327,9 @@ def _ply_mixed_binary(
 
 def _enough(fits: bool, name: str, count: int) -> None:
     if not fits:
-        raise Unreadable(f"its header names {count} of element {name!r}, but the file ends before them: it is cut short")
+        raise Unreadable(
+            f"its header names {count} of element {name!r}, but the file ends before them: it is cut short"
+        )
 
 
 def _joined(lists: list[NDArray[Any]], name: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -426,7 +429,9 @@ def read_stl(data: bytes, resolve: Resolve) -> Mesh:
             rows = np.frombuffer(data, [("normal", "<f4", 3), ("corners", "<f4", 9), ("rest", "<u2")], count, 84)
             return _soup(rows["corners"].reshape(-1, 3))
     if not data.lstrip()[:5].lower() == b"solid":
-        raise Unreadable("a binary STL has 50 bytes for each triangle that it names, but this one has fewer: it is cut short")
+        raise Unreadable(
+            "a binary STL has 50 bytes for each triangle that it names, but this one has fewer: it is cut short"
+        )
     corners = text.numbers_after(_bytes(data), _bytes(b"vertex"), 3)
     if len(corners) % 3 or b"endsolid" not in data[-4096:].lower():
         raise Unreadable("an ASCII STL ends with 'endsolid', but this one stops before: it is cut short")
@@ -450,7 +455,187 @@ def _within(faces: NDArray[np.int32], count: int) -> bool:
 
 
 def read_glb(data: bytes, resolve: Resolve) -> Mesh:
-    raise NotImplementedError
+    """Binary glTF 2: the triangles of the default scene where its nodes put them, base colours and their pictures."""
+    scene = _Scene(*_glb_chunks(data), resolve)
+    pieces = [piece for node, matrix in scene.nodes() for piece in scene.primitives(node, matrix)]
+    if not pieces:
+        raise Unreadable("its scene has no triangles")
+    starts = np.cumsum([0] + [len(p["vertices"]) for p in pieces])
+    order = list(dict.fromkeys(p["material"] for p in pieces))
+    looks = [scene.look(material) for material in order]
+    materials = [np.full(len(p["faces"]), order.index(p["material"]), np.int32) for p in pieces]
+    all_colored = all(p["colors"] is not None for p in pieces)
+    return Mesh(
+        np.concatenate([p["vertices"] for p in pieces]),
+        np.concatenate([p["faces"] + start for p, start in zip(pieces, starts[:-1], strict=True)]).astype(np.int32),
+        np.concatenate(materials),
+        np.array([color for color, _ in looks], np.uint8),
+        vertex_colors=np.concatenate([p["colors"] for p in pieces]) if all_colored else None,
+        uv=np.concatenate([p["uv"] for p in pieces]) if any(picture is not None for _, picture in looks) else None,
+        textures=tuple(picture for _, picture in looks),
+    )
+
+
+GLB_TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+GLB_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+GLB_TRIANGLES, GLB_STRIP, GLB_FAN = 4, 5, 6
+GLB_KNOWN = {"KHR_mesh_quantization", "KHR_materials_unlit", "KHR_texture_transform", "KHR_materials_specular"}
+
+
+def _glb_chunks(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The JSON of a GLB, and its binary chunk."""
+    if len(data) < 20 or data[:4] != b"glTF":
+        raise Unreadable("a GLB starts with 'glTF' and its length, but this file does not")
+    version, length = struct.unpack_from("<II", data, 4)
+    if version != 2:
+        raise Unreadable(f"its glTF version must be 2, but is {version}")
+    if length > len(data):
+        raise Unreadable(f"its header names {length} bytes, but the file has {len(data)}: it is cut short")
+    chunks, at = {}, 12
+    while at + 8 <= length:
+        size, kind = struct.unpack_from("<II", data, at)
+        chunks.setdefault(kind, data[at + 8 : at + 8 + size])
+        at += 8 + size
+    try:
+        return json.loads(chunks.get(0x4E4F534A, b"")), chunks.get(0x004E4942, b"")
+    except ValueError as error:
+        raise Unreadable(f"the JSON of its scene cannot be read: {error}") from None
+
+
+class _Scene:
+    """A glTF document and its bytes."""
+
+    def __init__(self, document: dict[str, Any], binary: bytes, resolve: Resolve) -> None:
+        unknown = set(document.get("extensionsRequired", [])) - GLB_KNOWN
+        if unknown:
+            raise Unreadable(f"it needs the glTF extension {min(unknown)}, which is not read here: export it without")
+        self.document, self.binary, self.resolve = document, binary, resolve
+
+    def nodes(self) -> list[tuple[dict[str, Any], NDArray[np.float64]]]:
+        """The nodes of the scene, each with its matrix to the world."""
+        every = self.document.get("nodes", [])
+        scenes = self.document.get("scenes", [])
+        inner = {child for node in every for child in node.get("children", [])}
+        roots = [i for i in range(len(every)) if i not in inner]
+        if scenes:
+            roots = scenes[self.document.get("scene", 0)].get("nodes", [])
+        out, waiting = [], [(i, np.eye(4)) for i in reversed(roots)]
+        while waiting and len(out) <= len(every):  # a node has one parent: more visits than nodes would be a ring
+            i, above = waiting.pop()
+            matrix = above @ _local(every[i])
+            out.append((every[i], matrix))
+            waiting += [(child, matrix) for child in reversed(every[i].get("children", []))]
+        return out
+
+    def primitives(self, node: dict[str, Any], matrix: NDArray[np.float64]) -> list[dict[str, Any]]:
+        if "mesh" not in node:
+            return []
+        every = self.document["meshes"][node["mesh"]]["primitives"]
+        return [self._primitive(p, matrix) for p in every if p.get("mode", GLB_TRIANGLES) >= GLB_TRIANGLES]
+
+    def _primitive(self, primitive: dict[str, Any], matrix: NDArray[np.float64]) -> dict[str, Any]:
+        attributes = primitive["attributes"]
+        vertices = self.values(attributes["POSITION"])
+        index = np.arange(len(vertices)) if "indices" not in primitive else self.values(primitive["indices"])[:, 0]
+        faces = _strips(index.astype(np.int64), primitive.get("mode", GLB_TRIANGLES))
+        if not np.array_equal(matrix, np.eye(4)):
+            vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
+            if np.linalg.det(matrix[:3, :3]) < 0:
+                faces = faces[:, ::-1]  # a mirror turns every face around
+        if not _within(faces, len(vertices)):
+            raise Unreadable(f"a face names vertex {int(faces.max())}, but there are {len(vertices)}")
+        colors = _to_srgb(self.values(attributes["COLOR_0"])[:, :3]) if "COLOR_0" in attributes else None
+        return {
+            "vertices": vertices.astype(np.float32),
+            "faces": faces,
+            "material": primitive.get("material", -1),
+            "colors": colors,
+            "uv": self._coordinates(attributes, faces),
+        }
+
+    def _coordinates(self, attributes: dict[str, int], faces: NDArray[np.int64]) -> NDArray[np.float32]:
+        if "TEXCOORD_0" not in attributes:
+            return np.zeros((len(faces), 3, 2), np.float32)
+        uv = self.values(attributes["TEXCOORD_0"])[faces]
+        return np.stack([uv[..., 0], 1 - uv[..., 1]], axis=-1).astype(np.float32)  # glTF counts v from above
+
+    def look(self, material: int) -> tuple[tuple[int, ...], Picture | None]:
+        """The colour and the picture of a material."""
+        if material < 0:
+            return GREY, None
+        surface = self.document["materials"][material].get("pbrMetallicRoughness", {})
+        color = _to_srgb(np.array(surface.get("baseColorFactor", (1, 1, 1, 1))[:3], np.float64))
+        if "baseColorTexture" not in surface:
+            return tuple(color), None
+        image = self.document["textures"][surface["baseColorTexture"]["index"]].get("source")
+        if image is None:
+            return tuple(color), None
+        return tuple(color), _picture(self._image(self.document["images"][image]), f"image {image}")
+
+    def _image(self, image: dict[str, Any]) -> bytes | None:
+        return self._view(image["bufferView"])[0] if "bufferView" in image else self._at(image.get("uri", ""))
+
+    def _at(self, uri: str) -> bytes | None:
+        if uri.startswith("data:"):
+            return base64.b64decode(uri.partition(",")[2])
+        return self.resolve(unquote(uri)) if uri else None
+
+    def _view(self, index: int) -> tuple[bytes, int]:
+        """The bytes of a buffer view, and its stride."""
+        view = self.document["bufferViews"][index]
+        buffer = self.document["buffers"][view["buffer"]]
+        data = self._at(buffer["uri"]) if "uri" in buffer else self.binary
+        start = view.get("byteOffset", 0)
+        if data is None or start + view["byteLength"] > len(data):
+            raise Unreadable(f"its buffer {view['buffer']} is shorter than its views: the file is cut short")
+        return data[start : start + view["byteLength"]], view.get("byteStride", 0)
+
+    def values(self, index: int) -> NDArray[Any]:
+        """The rows of an accessor; integers that stand for fractions come as floats."""
+        accessor = self.document["accessors"][index]
+        if "sparse" in accessor or "bufferView" not in accessor:
+            raise Unreadable("it has a sparse accessor, which is not read here: export it without")
+        kind = np.dtype(GLB_TYPES[accessor["componentType"]])
+        width, count = GLB_WIDTHS[accessor["type"]], accessor["count"]
+        data, stride = self._view(accessor["bufferView"])
+        start, stride = accessor.get("byteOffset", 0), stride or width * kind.itemsize
+        if start + (count - 1) * stride + width * kind.itemsize > len(data):
+            raise Unreadable(f"accessor {index} reaches behind its buffer view")
+        rows = np.ndarray((count, width), kind, data, start, (stride, kind.itemsize))
+        return rows / np.float32(np.iinfo(kind).max) if accessor.get("normalized") and kind.kind != "f" else rows
+
+
+def _local(node: dict[str, Any]) -> NDArray[np.float64]:
+    """The matrix of a node to its parent: given whole, or as translation, rotation (a quaternion x, y, z, w), scale."""
+    if "matrix" in node:
+        return np.array(node["matrix"], np.float64).reshape(4, 4).T  # written column by column
+    x, y, z, w = node.get("rotation", (0, 0, 0, 1))
+    out = np.eye(4)
+    out[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    out[:3, :3] *= np.array(node.get("scale", (1, 1, 1)))
+    out[:3, 3] = node.get("translation", (0, 0, 0))
+    return out
+
+
+def _strips(index: NDArray[np.int64], mode: int) -> NDArray[np.int64]:
+    """Triangles [F, 3] of a list, a strip or a fan."""
+    if mode == GLB_TRIANGLES:
+        return index[: len(index) // 3 * 3].reshape(-1, 3)
+    if mode == GLB_FAN:
+        return np.stack([np.full(len(index) - 2, index[0]), index[1:-1], index[2:]], axis=1)
+    faces = np.stack([index[:-2], index[1:-1], index[2:]], axis=1)
+    faces[1::2] = faces[1::2, ::-1]  # every second triangle of a strip is wound the other way
+    return faces
+
+
+def _to_srgb(linear: NDArray[Any]) -> Picture:
+    """The colours of glTF are linear; ours are sRGB."""
+    linear = linear.astype(np.float64).clip(0, 1)
+    return _unit_to_bytes(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
 
 
 READERS: dict[str, Callable[[bytes, Resolve], Mesh]] = {

@@ -36,6 +36,6 @@ class Infeasible(RayfieldError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """" Did you mean 'pointnet'?", or nothing when no name is near."""
+    """ " Did you mean 'pointnet'?", or nothing when no name is near."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -130,7 +130,9 @@ class Family:
         """The preset called `size`."""
         if size not in cls.sizes():
             known = " or ".join(cls.sizes())
-            raise UsageError(f"`size` of {cls.__name__} must be {known}, but got {size!r}." + nearest(size, cls.sizes()))
+            raise UsageError(
+                f"`size` of {cls.__name__} must be {known}, but got {size!r}." + nearest(size, cls.sizes())
+            )
         return getattr(cls, size)()
 
     @classmethod
@@ -343,4 +345,3 @@ def overriding(settings: Settings) -> Any:
         yield met
     finally:
         _overrides.reset(token)
-

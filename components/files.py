@@ -50,11 +50,15 @@ _verified: set[str] = set()
 def _checked(file: File, path: Path) -> Path:
     """A local object is hashed the first time that a process opens it."""
     if not path.exists():
-        raise DataError(f"The object {file.digest} ({file.name}) is not in {root()}. Run the pipeline again to make it.")
+        raise DataError(
+            f"The object {file.digest} ({file.name}) is not in {root()}. Run the pipeline again to make it."
+        )
     if file.digest not in _verified:
         if digest_of(path.read_bytes()) != file.digest:
             path.rename(path.with_suffix(".damaged"))
-            raise DataError(f"The object {file.digest} ({file.name}) was damaged and is set aside. Run again to make it anew.")
+            raise DataError(
+                f"The object {file.digest} ({file.name}) was damaged and is set aside. Run again to make it anew."
+            )
         _verified.add(file.digest)
     return path
 

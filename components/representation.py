@@ -30,6 +30,7 @@ class Column:
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
+@dataclass(frozen=True, kw_only=True)
 class Representation:
     """
     A frozen dataclass; its fields decide the rows and nothing else does.

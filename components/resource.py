@@ -17,5 +17,7 @@ def resource(name: str) -> Path:
     """
     path = FOLDER / name
     if not path.is_file():
-        raise DataError(f"The data file {name} belongs to this installation, but {path.parent} has none. Install it again.")
+        raise DataError(
+            f"The data file {name} belongs to this installation, but {path.parent} has none. Install it again."
+        )
     return path

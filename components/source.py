@@ -33,6 +33,7 @@ class Asset:
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A frozen dataclass; its fields say which data, and where."""
 
@@ -138,5 +139,6 @@ def find(name: str, settings: Mapping[str, str] | None = None) -> Source:
     known = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
     for field_name in settings or {}:
         if field_name not in known:
-            raise UsageError(f"Source {name!r} has no field {field_name!r}.{nearest(field_name, known)}")
+            words = f"It has {', '.join(known)}." if known else "It has none."
+            raise UsageError(f"Source {name!r} has no field {field_name!r}.{nearest(field_name, known)} {words}")
     return kind(**{n: read(text, known[n], f"--{n}") for n, text in (settings or {}).items()})

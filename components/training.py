@@ -343,4 +343,3 @@ class Clock:
             return False
         self.last = time.monotonic()
         return True
-

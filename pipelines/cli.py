@@ -32,7 +32,9 @@ class Main(click.Group):
                 raise
             words = {13: "may not be written", 28: "is full", 30: "is read-only"}[error.errno]
             place = error.filename or os.environ.get("RAYFIELD_STORE", ".rayfield")
-            click.echo(f"rayfield: {place} {words}. Make room, or pass --store; a run continues where it was.", err=True)
+            click.echo(
+                f"rayfield: {place} {words}. Make room, or pass --store; a run continues where it was.", err=True
+            )
             ctx.exit(1)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -68,7 +70,9 @@ OPEN = {"ignore_unknown_options": True, "allow_extra_args": True}
 @JSON
 @click.option("-h", "--help", "helping", is_flag=True, help="This, and the pipeline's own parameters")
 @click.pass_context
-def run(ctx: click.Context, pipeline: str, sets: tuple[str, ...], dry_run: bool, store: str, as_json: bool, helping: bool) -> None:
+def run(
+    ctx: click.Context, pipeline: str, sets: tuple[str, ...], dry_run: bool, store: str, as_json: bool, helping: bool
+) -> None:
     """Run PIPELINE, a name of `rayfield pipelines` or a PATH.py: what is done already is kept."""
     if helping or not pipeline:
         return _help(ctx, pipeline)
@@ -97,29 +101,14 @@ def _store(address: str | None) -> Any:
 
 
 def _request(name: str, extra: list[str], sets: tuple[str, ...]) -> Any:
-    from pipelines.engine.pipeline import find, sketch
+    from pipelines.engine.pipeline import find, options, sketch
     from pipelines.engine.plans import Request
 
     path = find(name)
     known = {parameter.name for parameter in sketch(path).parameters}
-    given = _pairs(extra, known)
+    given = options(extra)
     texts = {n: v for n, v in given.items() if n in known}
     return Request(path, texts, _settings(sets), {n: v for n, v in given.items() if n not in known})
-
-
-def _pairs(extra: list[str], known: set[str]) -> dict[str, str]:
-    """--name value, --name=value and --flag."""
-    found: dict[str, str] = {}
-    words = list(extra)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            raise UsageError(f"An option begins with --, but got {word!r}. The pipeline's own: {', '.join(sorted(known))}.")
-        name, sign, value = word[2:].partition("=")
-        if not sign:
-            value = words.pop(0) if words and not words[0].startswith("--") else "true"
-        found[name.replace("-", "_")] = value
-    return found
 
 
 def _settings(sets: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -163,7 +152,9 @@ def _run(request: Any, store: Any, as_json: bool) -> int:
     return 0
 
 
-def _report(found: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str], as_json: bool) -> None:
+def _report(
+    found: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str], as_json: bool
+) -> None:
     if as_json:
         from pipelines.engine.running import summary
 

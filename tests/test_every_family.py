@@ -51,7 +51,9 @@ def sections(name: str) -> dict[str, str]:
 
 
 def exempt(name: str) -> set[int]:
-    return {int(point) for point in re.findall(r"(?:^|[;,] |and )(\d)(?=[:,; ])", sections(name).get("Exempt", ""))}
+    return {
+        int(point) for point in re.findall(r"(?:^|point |points |[;,] |and )(\d)\b", sections(name).get("Exempt", ""))
+    }
 
 
 @lru_cache(maxsize=8)

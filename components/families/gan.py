@@ -93,8 +93,8 @@ class Gan(Family):
 
     @classmethod
     def paper(cls) -> Self:
-        """The paper's network; 25 passes over 200,000 pictures."""
-        return cls(steps=39_000)
+        """The paper's network and rates; 25 passes over 200,000 pictures, as they are."""
+        return cls(steps=39_000, mirror=False)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -111,7 +111,7 @@ class Gan(Family):
         return Net(self.size, self.width, self.z, slope=self.slope, output=self.output, norm=self.norm_d)
 
     def phases(self) -> Sequence[Phase]:
-        return [Phase("train", self.steps, batch=self.batch * self.n_disc)]
+        return [Phase("train", self.steps, batch=self.batch * self.n_disc, columns=("color",))]
 
     def optimizers(self, net: nn.Module, phase: Phase) -> dict[str, torch.optim.Optimizer]:
         made, judged = net.generator.parameters(), net.discriminator.parameters()
@@ -152,7 +152,7 @@ class Gan(Family):
             "fake_accuracy": (on_fake < 0).float().mean(),
             "data_std": real.detach().std(0, correction=0).mean(),
             "sample_std": fake.std(0, correction=0).mean(),
-            "gradient": penalty.detach(),
+            "r1": penalty.detach(),
         }
 
     def deceive(self, state: State, fake: Tensor) -> dict[str, Tensor]:
@@ -265,9 +265,9 @@ class Generator(nn.Sequential):
     def __init__(self, channels: Sequence[int], z: int, slope: float, output: str) -> None:
         layers: list[nn.Module] = [nn.Unflatten(1, (z, 1, 1))]
         for level, (inward, outward) in enumerate(zip([z, *channels], channels, strict=False)):
-            shape = {"stride": 1, "padding": 0} if level == 0 else {"stride": 2, "padding": 1}
-            layers += [nn.ConvTranspose2d(inward, outward, 4, bias=False, **shape), nn.BatchNorm2d(outward)]
-            layers += [nn.LeakyReLU(slope) if slope else nn.ReLU()]
+            stride, padding = (2, 1) if level else (1, 0)
+            layers.append(nn.ConvTranspose2d(inward, outward, 4, stride, padding, bias=False))
+            layers += [nn.BatchNorm2d(outward), nn.LeakyReLU(slope) if slope else nn.ReLU()]
         last = nn.ConvTranspose2d(channels[-1], 3, 4, 2, 1, bias=False)
         super().__init__(*layers, last, nn.Tanh() if output == "tanh" else nn.Sigmoid())
 

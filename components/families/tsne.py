@@ -74,17 +74,8 @@ class Tsne(Family):
     @classmethod
     def paper(cls) -> Self:
         """Section 4.2: 6,000 digits of MNIST, 30 principal axes, perplexity 40."""
-        return cls(
-            points=6000,
-            batch=6000,
-            lr=100,
-            steps=1000,
-            perplexity=40,
-            exaggeration=4,
-            exaggerated=50,
-            start="random",
-            components=30,
-        )
+        first = cls(points=6000, batch=6000, lr=100, steps=1000, start="random")
+        return replace(first, perplexity=40, exaggeration=4, exaggerated=50, components=30)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -233,8 +224,10 @@ class Map(nn.Module):
     def divergence_of(self, rows_B: Tensor) -> Tensor:
         """The part of KL(P || Q) that those rows make."""
         total = sum(self._kernel(part).sum() for part in torch.arange(len(self.positions)).split(1000))
-        joint = self.joint if self.joint.ndim == 2 else torch.from_numpy(self.sparse()[rows_B.cpu().numpy()].toarray())
-        joint = joint[rows_B] if self.joint.ndim == 2 else joint.to(self.joint.device)
+        if self.joint.ndim == 2:
+            joint = self.joint[rows_B]
+        else:
+            joint = torch.from_numpy(self.sparse()[rows_B.cpu().numpy()].toarray()).to(self.joint.device)
         return divergences(joint.double(), self._kernel(rows_B) / total).sum()
 
     def _kernel(self, rows_B: Tensor) -> Tensor:

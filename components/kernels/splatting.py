@@ -16,11 +16,13 @@ Arithmetic is that of the splats' dtype: float32 for work, float64 for proofs.
 # N splats, M hits (a splat in a tile), T tiles, S segments of a tile: LANES pixels of one row
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange, set_num_threads, types
+from numba import njit, types
 from numba.extending import overload
 from numpy.typing import NDArray
 
@@ -73,8 +75,8 @@ def blend(
     rest = np.empty((tiles.height, tiles.width), splats.dtype)
     last = np.empty((tiles.height, tiles.width), np.int32)
     limits = real(cut), real(most), real(least)
-    with _threads(threads):
-        _blend(splats, tiles.splats, tiles.starts, tiles.boxes, tiles.size, background, *limits, image, rest, last)
+    lists = tiles.splats, tiles.starts, tiles.boxes, tiles.size
+    _share(_blend, threads, splats, *lists, background, *limits, image, rest, last)
     return image, rest, last
 
 
@@ -98,28 +100,23 @@ def blend_gradient(
     """
     real = splats.dtype.type
     by_hit = np.zeros((len(tiles.splats), 9), splats.dtype)
-    with _threads(threads):
-        _unblend(
-            *(splats, tiles.splats, tiles.starts, tiles.boxes, tiles.size),
-            *(rest, last, by_image, behind, real(cut), real(most), by_hit),
-        )
+    lists = tiles.splats, tiles.starts, tiles.boxes, tiles.size
+    _share(_unblend, threads, splats, *lists, rest, last, by_image, behind, real(cut), real(most), by_hit)
     return _gather(by_hit, tiles.splats, len(splats))
 
 
-class _threads:
-    """Runs parallel loops on so many threads, or on as many as there are."""
+def _share(kernel: Callable[..., None], threads: int, *arguments: Any) -> None:
+    """
+    Run a kernel on each so-manyth tile in a thread of its own; kernels hold no lock.
 
-    def __init__(self, count: int) -> None:
-        from numba import config
-
-        self.count = max(1, min(count, config.NUMBA_NUM_THREADS))
-
-    def __enter__(self) -> None:
-        self.before = get_num_threads()
-        set_num_threads(self.count)
-
-    def __exit__(self, *_: Any) -> None:
-        set_num_threads(self.before)
+    Not numba's prange: its first use sets OpenMP's threads, which are torch's too, and forbids to fork.
+    """
+    others = [Thread(target=kernel, args=(*arguments, first, threads)) for first in range(1, threads)]
+    for other in others:
+        other.start()
+    kernel(*arguments, 0, threads)
+    for other in others:
+        other.join()
 
 
 # Tiles
@@ -177,10 +174,10 @@ def _hits(boxes: Integers, order: Integers, starts: Integers, size: int, columns
 # The image
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _blend(splats, hits, starts, boxes, size, background, cut, most, least, image, rest, last):
+@njit(cache=True, nogil=True)
+def _blend(splats, hits, starts, boxes, size, background, cut, most, least, image, rest, last, begin, step):
     across = _along(image.shape[1], size)
-    for place in prange(len(starts) - 1):
+    for place in range(begin, len(starts) - 1, step):
         top, left = place // across * size, place % across * size
         lanes = _pixels(top, left, size, rest, least)
         for hit in range(starts[place], starts[place + 1]):
@@ -265,10 +262,10 @@ def _show(lanes, start, top, left, size, background, image, rest, last):
 # Its gradient
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _unblend(splats, hits, starts, boxes, size, rest, last, by_image, behind, cut, most, by_hit):
+@njit(cache=True, nogil=True)
+def _unblend(splats, hits, starts, boxes, size, rest, last, by_image, behind, cut, most, by_hit, begin, step):
     across = _along(rest.shape[1], size)
-    for place in prange(len(starts) - 1):
+    for place in range(begin, len(starts) - 1, step):
         top, left = place // across * size, place % across * size
         lanes, final = _recall(top, left, size, starts[place], rest, last, by_image, behind)
         sums = np.empty(6 * LANES, splats.dtype)

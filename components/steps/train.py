@@ -105,9 +105,7 @@ class Training:
         family = self.family.adapt(rows)
         held = judged(self.table, family, rows).to(device)
         weights = load_tensors(self.start.weights.read()) if self.start else None
-        learner = Learner.begin(
-            family, rows, seed=self.context.seed, world=world, device=device, start=weights
-        )
+        learner = Learner.begin(family, rows, seed=self.context.seed, world=world, device=device, start=weights)
         self.log = Log.resume(self.context, family, learner)
         self._loop(learner, held)
         if world.size > 1:

@@ -226,13 +226,24 @@ def search_figure(family: Family, results: dict[int, list[Rung]]) -> Any:
         own = axes[0][place]
         values = [getattr(rung.family, name) for rung in ended.values()]
         scores = [rung.scores[family.goal.name] for rung in ended.values()]
-        dots = own.scatter([str(v) if not isinstance(v, int | float) else v for v in values], scores,
-                           c=[rung.steps for rung in ended.values()], cmap="viridis", s=36)
+        dots = own.scatter(
+            [str(v) if not isinstance(v, int | float) else v for v in values],
+            scores,
+            c=[rung.steps for rung in ended.values()],
+            cmap="viridis",
+            s=36,
+        )
         if 0 in ended:
             default = ended[0]
             value = getattr(default.family, name)
-            own.scatter([value if isinstance(value, int | float) else str(value)], [default.scores[family.goal.name]],
-                        s=130, facecolors="none", edgecolors="crimson", label="default")
+            own.scatter(
+                [value if isinstance(value, int | float) else str(value)],
+                [default.scores[family.goal.name]],
+                s=130,
+                facecolors="none",
+                edgecolors="crimson",
+                label="default",
+            )
         numbers = [v for v in values if isinstance(v, int | float) and v > 0]
         if len(numbers) == len(values) and max(numbers) > 20 * min(numbers):
             own.set_xscale("log")

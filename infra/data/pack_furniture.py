@@ -35,15 +35,22 @@ from components.mesh import Mesh
 DATA = Path(__file__).parents[2] / "components" / "sources" / "data"
 FACES = 2000
 LEAST = 8  # the fewest faces that a component is reduced to
-SMALL = 0.01  # of the whole area: a component that may be left out if others grow instead
-GROWTH = 4  # at most, of the side of a component
+SMALL = 0.003  # of the whole area: a component that may be left out if others grow instead
+GROWTH = 3  # at most, of the side of a component
 PALETTE = 24
 PICTURE = 512  # the longest side of a picture, in pixels
 EXPECTED = {
     "appliance": 31, "bath": 20, "bed": 16, "cabinet": 38, "chair": 70, "door": 15, "lamp": 31, "person": 27,
     "plant": 42, "sofa": 24, "table": 50, "vehicle": 26, "vessel": 37, "window": 19,
 }  # fmt: skip
-TEXTURED: tuple[str, ...] = ()
+TEXTURED = (
+    "scopia/armchair-4",
+    "scopia/bed",
+    "scopia/bowl-with-fruits",
+    "scopia/scooter-2",
+    "blendswap-cc-0/little-plant",
+    "reallusion/male-1",
+)
 
 Colors = NDArray[np.uint8]
 Integers = NDArray[np.int64]
@@ -59,8 +66,11 @@ def main() -> None:
     DATA.mkdir(parents=True, exist_ok=True)
     rows = packed.write(DATA / "furniture.bin", small_shapes(root, found))
     whole = packed.write(DATA / "textured.bin", textured_shapes(root, [p for p in found if p.id in TEXTURED]))
+    (DATA / "ATTRIBUTION.md").write_text(attribution(rows, whole))
     for name, listed in (("furniture.bin", rows), ("textured.bin", whole)):
-        print(f"{name}: {len(listed)} shapes, {sum(r['faces'] for r in listed)} faces, {(DATA / name).stat().st_size} bytes")
+        print(
+            f"{name}: {len(listed)} shapes, {sum(r['faces'] for r in listed)} faces, {(DATA / name).stat().st_size} bytes"
+        )
 
 
 def small_shapes(root: Path, found: list[Piece]) -> Iterator[tuple[packed.Row, Mesh, list[bytes]]]:
@@ -91,6 +101,53 @@ def row(piece: Piece, *, before: int, after: int) -> packed.Row:
         "faces_before": before,
         "faces": after,
     }
+
+
+LICENCE_PAGES = {
+    "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "CC-BY-3.0": "https://creativecommons.org/licenses/by/3.0/",
+    "CC-BY-3.0-US": "https://creativecommons.org/licenses/by/3.0/us/",
+}
+LIBRARY_NOTES = {
+    "BlendSwap-CC-0": "Blend Swap models, converted to OBJ by Emmanuel Puybaret / eTeks; credit is not asked for",
+    "BlendSwap-CC-BY": "Blend Swap models by the authors below, converted to OBJ by Emmanuel Puybaret / eTeks",
+    "KatorLegaz": "(C) 2003-2008 Andrew Kator & Jennifer Legaz",
+    "Reallusion": "(C) 2008-2016 Reallusion, http://www.reallusion.com",
+    "Scopia": "(C) Emmanuel Puybaret / eTeks <info@eteks.com> and Scopia Visual Interfaces Systems, s.l., http://www.scopia.es",
+}
+CHANGES = f"""\
+# Whose work the bundled furniture is
+
+The shapes in furniture.bin and textured.bin come from the furniture libraries of Sweet Home 3D
+(http://www.sweethome3d.com), as packaged in Debian's sweethome3d-furniture 1.8-1. Their authors do not endorse this
+project or its use of their work. The licences disclaim all warranties.
+
+Changed, by infra/data/pack_furniture.py, in both files: each shape was turned upright and scaled to the size of its
+catalogue, and its vertices were rounded to 16 bits. In furniture.bin: faces were merged until about {FACES} were left,
+small parts such as leaves were left out where there were too many and the others enlarged, and pictures were replaced
+by one colour for each face. In textured.bin: pictures were reduced to at most {PICTURE} pixels a side.
+
+Marks of makers on some shapes belong to their owners.
+"""
+
+
+def attribution(rows: list[packed.Row], whole: list[packed.Row]) -> str:
+    """Markdown: for each library its licence and each author's shapes."""
+    textured = {r["id"] for r in whole}
+    parts = [CHANGES]
+    for library, note in LIBRARY_NOTES.items():
+        own = [r for r in rows if r["library"] == library]
+        licence = own[0]["licence"]
+        parts.append(f"## {library}\n\n{note}. Licence: [{licence}]({LICENCE_PAGES[licence]}).\n")
+        for author in sorted({r["author"] for r in own}, key=str.lower):
+            names = [
+                r["name"] + f" (`{r['id']}`{', also textured' if r['id'] in textured else ''})"
+                for r in own
+                if r["author"] == author
+            ]
+            parts.append(f"- **{author}**: {', '.join(names)}")
+        parts.append("")
+    return "\n".join(parts)
 
 
 def encoded(picture: Colors) -> bytes:
@@ -168,7 +225,9 @@ def thinned(parts: list[NDArray[np.float32]], room: int) -> list[NDArray[np.floa
     kept = [parts[k] for k in sorted(order[:until])]
     area = [sum(sampling.areas(part.astype(np.float64)).sum() for part in some) for some in (parts, kept)]
     growth = np.sqrt(area[0] / area[1])
-    return [((part - middle) * growth + middle).astype(np.float32) for part in kept for middle in [part.mean(axis=(0, 1))]]
+    return [
+        ((part - middle) * growth + middle).astype(np.float32) for part in kept for middle in [part.mean(axis=(0, 1))]
+    ]
 
 
 def face_colors(mesh: Mesh) -> tuple[Integers, Colors]:

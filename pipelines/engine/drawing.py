@@ -77,7 +77,9 @@ def _all_met(settings: Mapping[str, Mapping[str, str]], met: set[tuple[str, str]
     for family, own in settings.items():
         for name in own:
             if (family, name) not in met:
-                raise UsageError(f"--set {family}.{name} met no {family}: this pipeline builds none with these parameters.")
+                raise UsageError(
+                    f"--set {family}.{name} met no {family}: this pipeline builds none with these parameters."
+                )
 
 
 def handles(value: Any) -> Iterator[Handle]:

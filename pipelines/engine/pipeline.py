@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -104,26 +104,47 @@ def load(path: Path) -> Callable[..., None]:
     return next(v for v in vars(module).values() if getattr(v, "is_pipeline", False))
 
 
+def _unknown(function: Callable[..., None], name: str) -> UsageError:
+    known = list(inspect.signature(function).parameters)
+    return UsageError(
+        f"Pipeline {function.__name__!r} has no parameter {name!r}.{nearest(name, known)} It has {', '.join(known)}."
+    )
+
+
+def options(words: Sequence[str]) -> dict[str, str]:
+    """--name value, --name=value and --flag."""
+    found: dict[str, str] = {}
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--"):
+            raise UsageError(f"An option begins with --, but got {word!r}. `rayfield run PIPELINE --help` lists them.")
+        name, sign, value = word[2:].partition("=")
+        if not sign:
+            value = left.pop(0) if left and not left[0].startswith("--") else "true"
+        found[name.replace("-", "_")] = value
+    return found
+
+
 def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapping[str, str]) -> dict[str, Any]:
     """The parameters of a pipeline: each text read as its annotation says, the rest by default."""
-    from components.family import Family, find as find_family
+    from components.family import Family
+    from components.family import find as find_family
     from components.parameters import read
-    from components.source import Source, find as find_source
+    from components.source import Source
+    from components.source import find as find_source
 
     hints, signature = get_type_hints(function), inspect.signature(function)
-    for name in texts:
-        if name not in signature.parameters:
-            known = list(signature.parameters)
-            raise UsageError(f"Pipeline {function.__name__!r} has no parameter {name!r}.{nearest(name, known)}")
+    if source and Source not in hints.values():
+        raise _unknown(function, next(iter(source)))
     found: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
         kind = hints.get(name, str)
         given = texts.get(name, parameter.default)
         if kind is Source and isinstance(given, str):
-            found[name] = find_source(given, source)
-        elif isinstance(kind, type) and issubclass(kind, Family) and isinstance(given, str):
-            found[name] = find_family(given)
-        elif getattr(kind, "__origin__", None) is type and isinstance(given, str):
+            word, *more = given.split()
+            found[name] = find_source(word, {**options(more), **source})
+        elif isinstance(kind, type) and issubclass(kind, Family) and isinstance(given, str) or getattr(kind, "__origin__", None) is type and isinstance(given, str):
             found[name] = find_family(given)
         else:
             found[name] = read(given, kind, f"--{name}") if name in texts else given

@@ -38,7 +38,12 @@ class Request:
     def digest(self) -> str:
         inside = self.pipeline.is_relative_to(ROOT)
         place = str(self.pipeline.relative_to(ROOT) if inside else self.pipeline)
-        told = [place, sorted(self.texts.items()), json.dumps(self.settings, sort_keys=True), sorted(self.source.items())]
+        told = [
+            place,
+            sorted(self.texts.items()),
+            json.dumps(self.settings, sort_keys=True),
+            sorted(self.source.items()),
+        ]
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
     def said(self) -> dict[str, Any]:
@@ -114,5 +119,3 @@ def _imports(path: Path) -> Iterable[str]:
 def statuses(found: Iterable[Mapping[str, Any]], store: Store) -> dict[str, dict[str, Any] | None]:
     """Key -> manifest, or None where the step must run."""
     return {node["key"]: store.manifest(node["key"]) for node in found}
-
-

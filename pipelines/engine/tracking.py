@@ -28,12 +28,14 @@ PAUSE = 2.0
 def commit() -> str:
     """The git commit of the project, with "+" where files differ from it."""
     try:
-        git = ["git", "-C", str(ROOT)]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5).stdout.strip()
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5).stdout
-        return head + ("+" if dirty else "")
+        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.TimeoutExpired):
         return ""
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
 
 
 @dataclass
@@ -79,7 +81,8 @@ class Sender:
         try:
             self.api = self.api or client()
             self.experiment_id = self.experiment_id or experiment(self.api, record["pipeline"])
-            self._begin("", record["title"], None, {"rayfield.run": self.run, "rayfield.commit": record["commit"]}, record["parameters"])
+            tags = {"rayfield.run": self.run, "rayfield.commit": record["commit"]}
+            self._begin("", record["title"], None, tags, record["parameters"])
             for node in record["nodes"]:
                 self._step(node)
             self._close(record)

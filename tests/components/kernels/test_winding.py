@@ -66,6 +66,19 @@ def test_a_larger_near_errs_less():
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
+def test_from_afar_what_is_left_out_falls_with_the_fourth_power_of_the_distance():
+    generator = np.random.default_rng(0)
+    triangles, directions = soup(generator, 40), generator.normal(size=(500, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+
+    near, far = (
+        np.abs(winding(triangles, d * directions, near=0.0) - winding(triangles, d * directions)).mean()
+        for d in (20, 40)
+    )
+
+    assert near / far == pytest.approx(2**4, rel=0.05)  # the sum falls with the square, its first moment with the cube
+
+
 @pytest.mark.parametrize("scale, shift", [(1e-6, 0.0), (1e6, 3e6)])
 def test_neither_the_unit_nor_the_origin_matters(scale, shift):
     triangles, points = soup(np.random.default_rng(0), 40), np.random.default_rng(1).normal(size=(100, 3))

@@ -1,4 +1,5 @@
 import builtins
+import pickle
 
 import numpy as np
 import pytest
@@ -7,7 +8,15 @@ from torch.testing import assert_close
 
 from components.errors import UsageError
 from components.metrics import extractors
-from components.metrics.extractors import compared, distances, effnet_lite0, features_of, names, random_features, resized
+from components.metrics.extractors import (
+    compared,
+    distances,
+    effnet_lite0,
+    features_of,
+    names,
+    random_features,
+    resized,
+)
 from components.metrics.kernel_distance import kernel_distance
 
 
@@ -49,7 +58,9 @@ def test_random_features_take_pictures_of_any_size(size):
 def test_features_of_a_picture_do_not_depend_on_the_others():
     images = pictures(200)
 
-    np.testing.assert_allclose(random_features()(images)[150:151], random_features()(images[150:151]), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        random_features()(images)[150:151], random_features()(images[150:151]), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("spoil", [lambda x, n: noisy(x, 15 * n), lambda x, n: blurred(x, 2 ** (n + 1))])
@@ -112,6 +123,20 @@ def test_a_familys_features_are_named_after_it():
     extract = features_of(Means(), torch.nn.Linear(3, 5))
     assert extract.name == "means"
     assert extract(pictures(4)).shape == (4, 5)
+
+
+def test_an_extractor_travels_to_other_processes():
+    images = pictures(3)
+    extract = features_of(Corner(), torch.nn.Identity())
+
+    assert np.array_equal(pickle.loads(pickle.dumps(extract))(images), extract(images))
+
+
+class Corner:
+    name = "corner"
+
+    def features(self, net, batch):
+        return net(batch["color"][:, 0, 0].float())
 
 
 def test_missing_packages_are_told_with_the_line_that_installs_them(monkeypatch):

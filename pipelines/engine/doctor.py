@@ -1,0 +1,85 @@
+"""
+`rayfield doctor`: what this machine has, what it lacks, and the remedy.
+"""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from components.files import is_remote, tracking_uri
+from pipelines.engine.plans import LOCK
+from pipelines.engine.store import Store
+
+
+def examine(store: Store) -> list[dict[str, Any]]:
+    """A row for each check: what, found, ok."""
+    checks: list[tuple[str, Callable[[Store], tuple[bool, str]]]] = [
+        ("python", _python),
+        ("packages", _packages),
+        ("cpus", _cpus),
+        ("disk", _disk),
+        ("store", _store),
+        ("mlflow", _mlflow),
+    ]
+    rows = []
+    for name, check in checks:
+        try:
+            ok, found = check(store)
+        except Exception as error:  # a check that cannot be made is a finding
+            ok, found = False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        rows.append({"what": name, "ok": ok, "found": found})
+    return rows
+
+
+def _python(_: Store) -> tuple[bool, str]:
+    version = sys.version_info
+    return (3, 11) <= version < (3, 14), f"{version.major}.{version.minor}.{version.micro} (3.11 to 3.13)"
+
+
+def _packages(_: Store) -> tuple[bool, str]:
+    wrong = []
+    for line in LOCK.read_text().splitlines():
+        name, _, wanted = line.partition("==")
+        try:
+            have = importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra that is not installed
+        if have != wanted:
+            wrong.append(f"{name} {have}, not {wanted}")
+    if any(importlib.metadata.packages_distributions().get("torchvision", [])):
+        wrong.append("torchvision, which breaks transformers and torchmetrics here: pip uninstall torchvision")
+    return not wrong, "; ".join(wrong) or "as constraints.txt says"
+
+
+def _cpus(_: Store) -> tuple[bool, str]:
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count >= 2, f"{count} (2 or more)"
+
+
+def _disk(store: Store) -> tuple[bool, str]:
+    place = Path("." if is_remote(store.address) else store.address)
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 2**30
+    return free > 2, f"{free:.0f} GiB free at {place} (2 or more)"
+
+
+def _store(store: Store) -> tuple[bool, str]:
+    """The store must refuse to create what exists: leases and manifests rest on it."""
+    name = f"leases/probe-{uuid.uuid4().hex}.0"
+    first, second = store.create(name, b"{}"), store.create(name, b"{}")
+    store.delete(name)
+    ok = first and not second
+    return ok, f"{store.address}: " + ("creates once" if ok else "creates twice: only one driver at a time may use it")
+
+
+def _mlflow(_: Store) -> tuple[bool, str]:
+    from components.steps.register import client
+
+    client().search_experiments(max_results=1)
+    return True, tracking_uri()
