@@ -29,10 +29,11 @@ class Checkpoint:
     chosen: int
     """the update after which the kept weights were best on the validation split"""
     device: str
-    seconds: float
     parameters: int
     history: File | None = None
     """what each logged update said, as JSON lines"""
+    diagnosis: tuple[str, ...] = ()
+    """what the family says of its training curves"""
 
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode."""
@@ -46,7 +47,8 @@ class Checkpoint:
 
     def describe(self) -> str:
         best = "" if self.chosen == self.steps else f", best at {self.chosen}"
-        return f"{self.family.name}: {self.parameters:,} parameters, {self.steps} steps{best}, {self.device}"
+        said = "".join(f"; {sentence}" for sentence in self.diagnosis)
+        return f"{self.family.name}: {self.parameters:,} parameters, {self.steps} steps{best}, {self.device}{said}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Scores:
     """None for a baseline"""
     assets: File | None = None
     """the listing whose splits were used: Parquet"""
+    example: File | None = None
+    """a question to the model: safetensors"""
 
     def text(self, score: str = "") -> str:
         """ "0.62 ± 0.05"."""

@@ -17,7 +17,6 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from components.decode import decode
 from components.errors import DataError
 from components.mesh import Mesh
 
@@ -62,6 +61,8 @@ def pieces(root: Path) -> list[Piece]:
 
 def open_piece(root: Path, piece: Piece) -> Mesh:
     """The piece upright (y is up), in centimetres, standing on y = 0, its middle at x = z = 0."""
+    from components.decode import decode  # numba takes longer to import than the bundled index to read
+
     with zipfile.ZipFile(root / f"{piece.library}.sh3f") as archive:
         folder, files = posixpath.dirname(piece.model), set(archive.namelist())
 

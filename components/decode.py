@@ -9,12 +9,15 @@ order is the file's. A file that is cut short, empty or not finite raises `Unrea
 
 # V vertices, F triangles, P polygons, M materials, T texture coordinates
 
+import base64
 import io
+import json
 import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,9 +214,9 @@ def read_ply(data: bytes, resolve: Resolve) -> Mesh:
 
 UV_NAMES = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"))
 PLY_TYPES = {
-    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8",
+    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",
     "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4",
-    "float64": "f8",
+    "double": "f8", "float64": "f8",
 }  # fmt: skip
 
 Property = tuple[str, str, str]  # its name, its type, and the type of its count where it is a list

@@ -104,6 +104,14 @@ class Family:
     goal: ClassVar[Goal] = Goal("loss", "min")
     scores: ClassVar[tuple[str, ...]] = ("loss",)
     """the names that `score` gives: a gate may ask for these"""
+    cost: ClassVar[str] = ""
+    """the score that the goal is bought with, if there is one: the number of Gaussians; a search is drawn against it"""
+    watched: ClassVar[tuple[str, ...]] = ()
+    """the figures that are drawn while it learns, as often as it is validated: samples over time"""
+    one_asset: ClassVar[bool] = False
+    """whether it learns one asset by itself, so that assets fan out over the cluster"""
+    mixed: ClassVar[bool] = False
+    """whether its updates may run in bfloat16 where the device is a GPU"""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -215,6 +223,10 @@ class Family:
     def score(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """What people read, from those totals; by default each total over the count."""
         return {name: float(total / totals["count"]) for name, total in totals.items() if name != "count"}
+
+    def diagnose(self, curves: Mapping[str, Sequence[float]]) -> list[str]:
+        """What is wrong with the curves that `update` logged, a sentence each; nothing by default."""
+        return []
 
     # What it answers
 

@@ -65,6 +65,36 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], title: str, x: st
     return made
 
 
+def scatter_panels(
+    panels: Mapping[str, Sequence[Any]],
+    values: Sequence[float],
+    *,
+    colors: Sequence[float],
+    ring: int | None,
+    ylabel: str,
+    clabel: str,
+) -> "Figure":
+    """The same values against several quantities side by side, four panels in a row; words are put on a scale too."""
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    made, axes = figure(3.2 * columns + 0.8, 2.9 * rows, nrows=rows, ncols=columns, squeeze=False, sharey=True)
+    for place in axes.flat[len(panels) :]:
+        place.set_axis_off()
+    for place, (name, across) in zip(axes.flat, panels.items(), strict=False):
+        words = any(isinstance(x, str) for x in across)
+        xs = [str(x) for x in across] if words else [float(x) for x in across]
+        dots = place.scatter(xs, values, c=colors, cmap="viridis", s=34)
+        if ring is not None:
+            place.scatter(xs[ring : ring + 1], values[ring : ring + 1], s=140, facecolors="none", edgecolors="crimson")
+        if not words and min(xs) > 0 and max(xs) > 10 * min(xs):
+            place.set_xscale("log")
+        place.set_xlabel(name)
+    for row in axes:
+        row[0].set_ylabel(ylabel)
+    made.colorbar(dots, ax=axes, label=clabel)
+    return made
+
+
 def contact_sheet(pictures: np.ndarray, columns: int = 8, gap: int = 2) -> np.ndarray:
     """Pictures [N, H, W, 3] uint8 side by side on one white sheet."""
     count, height, width = pictures.shape[:3]

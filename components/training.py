@@ -108,7 +108,8 @@ class Learner:
         self._schedule(step)
         state.net.train()
         batch = family.augment(self.batch(step), state.generator)
-        logged = family.update(state, batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=family.mixed and self.device.type == "cuda"):
+            logged = family.update(state, batch)
         self._average()
         state.step = step + 1
         return logged

@@ -98,7 +98,7 @@ class Gan(Family):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(size=32, width=16, z=64, batch=32, steps=1500, lr=1e-3, lr_d=4e-4, ema=0.995, slope=0.2)
+        return cls(size=32, width=16, z=64, batch=32, steps=3000, lr=1e-3, lr_d=4e-4, ema=0.995, slope=0.2)
 
     def representation(self) -> Representation:
         return Views(count=self.views, size=self.size)

@@ -10,6 +10,7 @@ Expect      tiny: to be measured; paper: 0.83 mean over the classes of ModelNet4
 
 # B grids, X Y Z voxels along each axis (Y is up), C channels, K classes
 
+from dataclasses import replace
 from typing import Literal, Self
 
 import numpy as np
@@ -59,9 +60,9 @@ class VoxNet(Classifier):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(
-            filters=16, optimizer="adamw", lr=2e-3, decay=0.05, batch=32, steps=500, falls=(350, 430, 480), turn=False
-        )
+        """Half the filters, and AdamW: it needs fewer updates than the paper's descent. Bundled shapes face one way."""
+        known = cls(filters=16, turn=False, mirror=0.5, smoothing=0.1)
+        return replace(known, optimizer="adamw", lr=2e-3, decay=0.05, steps=500, falls=(350, 430, 480))
 
     def representation(self) -> Representation:
         return Voxels(resolution=self.resolution, solid=self.solid, pad=self.pad)

@@ -179,9 +179,11 @@ def rasterize(
 def extents(flat: Flat, opacities: Tensor, cut: float) -> Tensor:
     """How far from its centre each Gaussian covers `cut` or more along x and y, [N, 2] pixels; 0 if it is not seen."""
     a, b, c = flat.conics.unbind(1)
-    spread = torch.stack([c, a], 1) / (a * c - b * b).clamp_min(torch.finfo(a.dtype).tiny)[:, None]
+    determinant = a * c - b * b
+    seen = (flat.depths > 0) & (determinant > 0) & determinant.isfinite()
+    spread = torch.stack([c, a], 1) / determinant[:, None]
     within = (2 * torch.log(opacities / cut)).clamp_min(0) if cut > 0 else torch.full_like(opacities, torch.inf)
-    return torch.where((flat.depths > 0)[:, None], (within[:, None] * spread).sqrt(), torch.zeros_like(spread))
+    return torch.where(seen[:, None], (within[:, None] * spread).sqrt(), torch.zeros_like(spread))
 
 
 class _Blend(torch.autograd.Function):

@@ -42,7 +42,7 @@ class Views(Representation):
     metric: bool = False
     """whether lengths are the source's own; else the farthest point of the shape is at 1"""
     hold_out: int = 0
-    """every so-manyth view, from the first on, is test and the others train; 0 leaves the asset's split"""
+    """every so-manyth view, from the first on, is test; from 3 on, those half-way between are val; 0 leaves the asset's"""
 
     def columns(self) -> Mapping[str, Column]:
         square = (self.size, self.size)
@@ -64,8 +64,12 @@ class Views(Representation):
         triangles = (triangles - middle) / (1 if self.metric else radius)
         distance = (radius if self.metric else 1) / np.sin(np.radians(self.fov) / 2)
         for view, direction in enumerate(directions(self.count)):
-            split = {"split": "train" if view % self.hold_out else "test"} if self.hold_out else {}
+            split = {"split": self._split(view)} if self.hold_out else {}
             yield {"view": np.int32(view)} | self._picture(asset, triangles, look_at(distance * direction)) | split
+
+    def _split(self, view: int) -> str:
+        place = view % self.hold_out
+        return "test" if place == 0 else "val" if self.hold_out > 2 and place == self.hold_out // 2 else "train"
 
     def _picture(self, mesh: Mesh, triangles: Floats, pose: Floats) -> dict[str, NDArray[Any]]:
         """The columns of one view, from triangles [F, 3, 3] in the world."""

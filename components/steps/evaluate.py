@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import save as save_tensors
 
 from components.artifacts import Checkpoint, Scores
 from components.errors import DataError, UsageError
+from components.files import File, keep
 from components.representations.descriptors import Descriptors
 from components.step import Context, step
 from components.steps.cluster import spread
@@ -60,10 +62,18 @@ def evaluate(
         count=len(rows),
         checkpoint=checkpoint,
         assets=table.assets,
+        example=_example(checkpoint, rows),
     )
     context.log({f"test_{n}": v for n, v in scores.test.items()} | {f"val_{n}": v for n, v in scores.val.items()}, 0)
     context.note({f"error_{n}": v for n, v in scores.error.items()})
     return scores
+
+
+def _example(checkpoint: Checkpoint, rows: Rows) -> File:
+    """A question to the model, by column: what its signature is read from."""
+    asked = checkpoint.family.example(rows)
+    own = {name: value.contiguous() for name, value in asked.items() if name not in ("id", "index", "label", "row")}
+    return keep("example.safetensors", save_tensors(own))
 
 
 def _rows(table: Table, checkpoint: Checkpoint, split: str, labels: Sequence[str]) -> Rows:

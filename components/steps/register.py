@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
+from safetensors.numpy import load as load_arrays
 
 import components
 from components.artifacts import Checkpoint, Gate, Model, Scores
@@ -184,7 +184,7 @@ def _upload(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: st
     (folder / "model.json").write_text(json.dumps(said, indent=1))
     (folder / "model.safetensors").write_bytes(checkpoint.weights.read())
     (folder / "MODEL_CARD.md").write_text(model_card(scores, checkpoint, name, key))
-    question = example(checkpoint, scores)
+    question = example(scores)
     pins = [f"{p}=={metadata.version(p).partition('+')[0]}" for p in ("mlflow", *NEEDED)]
     run = api.create_run(experiment(api, "models"), run_name=f"{name} {key[:8]}", tags={"rayfield.key": key})
     with mlflow.start_run(run_id=run.info.run_id):
@@ -209,17 +209,10 @@ def _code(folder: Path) -> Path:
     return target
 
 
-def example(checkpoint: Checkpoint, scores: Scores) -> dict[str, np.ndarray]:
-    """A question of two rows, by column: what the signature is read from."""
-    from components.table import Rows
-
-    columns = checkpoint.representation.columns()
-    random = np.random.default_rng(0)
-    made = {name: torch.from_numpy(random.integers(0, 2, (2, *c.shape)).astype(c.dtype)) for name, c in columns.items()}
-    rows = Rows(made, ["a", "b"], torch.zeros(2, dtype=torch.int64), getattr(checkpoint.family, "labels", ()))
-    batch = checkpoint.family.example(rows)
-    own = ("id", "index", "label", "row")
-    return {name: value.numpy() for name, value in batch.items() if name not in own}
+def example(scores: Scores) -> dict[str, np.ndarray]:
+    """The question that `evaluate` kept, by column."""
+    assert scores.example is not None
+    return load_arrays(scores.example.read())
 
 
 def _signature(checkpoint: Checkpoint, question: Mapping[str, np.ndarray]) -> Any:

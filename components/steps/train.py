@@ -121,6 +121,7 @@ class Training:
             if step in validations and family.quiet(step):
                 totals = totals_over_workers(learner, held)
                 self.log.validate(step, family.score(totals), learner)
+                self.log.watch(step, learner, held)
             if learner.world.rank == 0 and clock.struck():
                 self.log.save(learner)
 
@@ -135,9 +136,9 @@ class Training:
             steps=family.steps,
             chosen=log.chosen or family.steps,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            seconds=0.0,
             parameters=parameter_count(learner.state.net),
             history=keep("history.jsonl", "".join(json.dumps(line) + "\n" for line in log.lines).encode()),
+            diagnosis=tuple(family.diagnose(curves_of(log.lines))),
         )
 
 
@@ -207,6 +208,15 @@ class Log:
         if self.best is None or self.family.goal.better(value, self.best_score):
             self.best, self.best_score, self.chosen = weights_of(learner), value, step
 
+    def watch(self, step: int, learner: Learner, held: Rows) -> None:
+        """Draws the figures that the family wants seen over time."""
+        if self.rank or not self.family.watched:
+            return
+        with torch.no_grad():
+            drawn = self.family.figures(learner.best_net.eval(), held.batch(range(min(64, len(held)))))
+        for name in self.family.watched:
+            self.context.figure(name, drawn[name], step=step)
+
     def save(self, learner: Learner) -> None:
         """Writes what a restart needs; the state last, since it says which of the others belong to it."""
         if self.rank:
@@ -225,6 +235,16 @@ class Log:
             for name, data in self.family.files(learner.best_net).items():
                 self.context.file(name, data)
             self.context.flush()
+
+
+def curves_of(lines: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Name -> the values that were logged, in order; what validation said is not among them."""
+    curves: dict[str, list[float]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name != "step" and not name.startswith("val_"):
+                curves.setdefault(name, []).append(value)
+    return curves
 
 
 def totals_over_workers(learner: Learner, rows: Rows) -> dict[str, Any]:

@@ -216,39 +216,22 @@ def choose(family: Family, results: dict[int, list[Rung]]) -> Family:
 
 
 def search_figure(family: Family, results: dict[int, list[Rung]]) -> Any:
-    """Each field of the space against the score: a dot for each trial at its last rung, a ring for the default."""
-    from components.figures import figure
+    """
+    The goal against each field of the space, and against its cost: a dot for each trial at its last rung.
 
-    names = sorted(family.space())
-    made, axes = figure(3.4 * len(names) + 0.5, 3.4, ncols=len(names), squeeze=False, sharey=True)
+    A ring marks the family as it was; the colour says how many steps a trial was given.
+    """
+    from components.figures import scatter_panels
+
     ended = {trial: rungs[-1] for trial, rungs in results.items() if rungs}
-    for place, name in enumerate(names):
-        own = axes[0][place]
-        values = [getattr(rung.family, name) for rung in ended.values()]
-        scores = [rung.scores[family.goal.name] for rung in ended.values()]
-        dots = own.scatter(
-            [str(v) if not isinstance(v, int | float) else v for v in values],
-            scores,
-            c=[rung.steps for rung in ended.values()],
-            cmap="viridis",
-            s=36,
-        )
-        if 0 in ended:
-            default = ended[0]
-            value = getattr(default.family, name)
-            own.scatter(
-                [value if isinstance(value, int | float) else str(value)],
-                [default.scores[family.goal.name]],
-                s=130,
-                facecolors="none",
-                edgecolors="crimson",
-                label="default",
-            )
-        numbers = [v for v in values if isinstance(v, int | float) and v > 0]
-        if len(numbers) == len(values) and max(numbers) > 20 * min(numbers):
-            own.set_xscale("log")
-        own.set_xlabel(name)
-    axes[0][0].set_ylabel(f"{family.goal.name} on val")
-    axes[0][0].legend(frameon=False)
-    made.colorbar(dots, ax=axes[0][-1], label="steps")
-    return made
+    panels = {n: [getattr(rung.family, n) for rung in ended.values()] for n in sorted(family.space())}
+    if family.cost:
+        panels = {family.cost: [rung.scores[family.cost] for rung in ended.values()], **panels}
+    return scatter_panels(
+        panels,
+        [rung.scores[family.goal.name] for rung in ended.values()],
+        colors=[rung.steps for rung in ended.values()],
+        ring=list(ended).index(0) if 0 in ended else None,
+        ylabel=f"{family.goal.name} on val",
+        clabel="steps",
+    )

@@ -68,9 +68,8 @@ def main() -> None:
     whole = packed.write(DATA / "textured.bin", textured_shapes(root, [p for p in found if p.id in TEXTURED]))
     (DATA / "ATTRIBUTION.md").write_text(attribution(rows, whole))
     for name, listed in (("furniture.bin", rows), ("textured.bin", whole)):
-        print(
-            f"{name}: {len(listed)} shapes, {sum(r['faces'] for r in listed)} faces, {(DATA / name).stat().st_size} bytes"
-        )
+        faces, size = sum(r["faces"] for r in listed), (DATA / name).stat().st_size
+        print(f"{name}: {len(listed)} shapes, {faces} faces, {size} bytes")
 
 
 def small_shapes(root: Path, found: list[Piece]) -> Iterator[tuple[packed.Row, Mesh, list[bytes]]]:
@@ -310,7 +309,7 @@ def in_order(
     *,
     uv: NDArray[np.float32] | None = None,
 ) -> Mesh:
-    """On the grid of the packed file, merged there, and in the order in which a walk over the surface meets the faces."""
+    """On the grid of the packed file, merged there, in the order in which a walk over the surface meets the faces."""
     low, step, places = packed.grid(vertices)
     different, index = np.unique(places, axis=0, return_inverse=True)
     faces, kept = without_slivers(index.reshape(-1)[faces].astype(np.int32))

@@ -144,7 +144,13 @@ def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapp
         if kind is Source and isinstance(given, str):
             word, *more = given.split()
             found[name] = find_source(word, {**options(more), **source})
-        elif isinstance(kind, type) and issubclass(kind, Family) and isinstance(given, str) or getattr(kind, "__origin__", None) is type and isinstance(given, str):
+        elif (
+            isinstance(kind, type)
+            and issubclass(kind, Family)
+            and isinstance(given, str)
+            or getattr(kind, "__origin__", None) is type
+            and isinstance(given, str)
+        ):
             found[name] = find_family(given)
         else:
             found[name] = read(given, kind, f"--{name}") if name in texts else given

@@ -81,10 +81,10 @@ def test_what_is_up_is_up_in_the_picture():
     assert mask[:32].sum() < mask[32:].sum()
 
 
-def test_hold_out_makes_every_so_manyth_view_test():
+def test_hold_out_makes_every_so_manyth_view_test_and_those_half_way_between_val():
     held = [row["split"] for row in rows(Views(count=8, size=8, hold_out=4), mesh(sphere()))]
 
-    assert held == ["test", "train", "train", "train"] * 2
+    assert held == ["test", "train", "val", "train"] * 2
     assert "split" not in rows(Views(count=1, size=8), mesh(sphere()))[0]
 
 

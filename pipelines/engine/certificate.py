@@ -1,0 +1,161 @@
+"""
+`rayfield certify FAMILY`: the seven points of a family that works, and what was measured on the way.
+
+Points 1, 3 and 4 are tests; 2, 5, 6 and 7 come from the pipeline `certify`, whose results are kept like any other's.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from components.family import find
+from pipelines.engine import pipeline
+from pipelines.engine.catalog import certificate_key, header
+from pipelines.engine.code import ROOT
+from pipelines.engine.plans import Request, nodes, statuses
+from pipelines.engine.running import execute
+from pipelines.engine.store import Store
+
+RELOAD = """
+import json, sys
+import mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+import components
+assert "code" in components.__file__, components.__file__
+question = {k: np.array(v, dtype=d) for k, (d, v) in json.load(open(sys.argv[3])).items()}
+answered = model.predict(question)
+json.dump({k: np.asarray(v).tolist() for k, v in answered.items()}, open(sys.argv[4], "w"))
+"""
+
+
+def certify(name: str, store: Store, folder: Path | None) -> bool:
+    """Runs every point, writes results/NAME.json, and says whether all of them hold."""
+    family = find(name)
+    exempt = header(sys.modules[family.__module__].__doc__ or "").get("Exempt", "")
+    request = Request(pipeline.find("certify"), {"family": name}, {}, {})
+    found = nodes(request, store)
+    if not all(statuses(found, store).values()):
+        execute(request, found, store, as_json=False)
+    results = {node["title"]: manifest for node in found if (manifest := store.manifest(node["key"]))}
+    points = {
+        "1": _tests(name, "not (workers or checkpoint)"),
+        "2": _learns(name, results),
+        "3": _exempt(exempt, "3") or _tests(name, "workers"),
+        "4": _tests(name, "checkpoint"),
+        "5": _tuned(name, results),
+        "6": _exempt(exempt, "6") or _reloads(name, results, store),
+        "7": _drawn(name, results, store, found),
+    }
+    certificate = {
+        "family": name,
+        "measured": points["2"]["found"],
+        "points": points,
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU" if not _gpu() else _gpu(),
+        "key": certificate_key(name),
+    }
+    path = (folder or ROOT / "results") / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(certificate, indent=1) + "\n")
+    for number, point in points.items():
+        print(f"  {'ok ' if point['ok'] else 'NO '} {number}  {point['found']}", file=sys.stderr)
+    return all(point["ok"] for point in points.values())
+
+
+def _exempt(text: str, number: str) -> dict[str, Any] | None:
+    return {"ok": True, "found": f"exempt: {text}"} if f"{number}:" in text else None
+
+
+def _tests(name: str, chosen: str) -> dict[str, Any]:
+    """The family's own tests and its part of the conformance suite."""
+    suite = [str(ROOT / "tests" / "test_every_family.py"), "-k", f"{name} and ({chosen})"]
+    own = [str(ROOT / "tests" / "components" / "families" / f"test_{name}.py")] if "not" in chosen else []
+    words = []
+    for arguments in filter(None, (suite, own)):
+        command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *arguments]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        words.append(ended.stdout.strip().splitlines()[-1])
+        if ended.returncode:
+            return {"ok": False, "found": "; ".join(words)}
+    return {"ok": True, "found": "; ".join(words)}
+
+
+def _learns(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The held-out score of the preset with its error, beside the baselines'."""
+    found = results.get(f"register {'certified-' + name}")
+    own = [m for m in results.values() if m["step"].endswith(":evaluate") and m["result"]["name"] == name]
+    if not own or not found:
+        return {"ok": False, "found": "the pipeline did not end"}
+    scores = own[0]["result"]
+    goal = scores["goal"]
+    error = scores["error"].get(goal)
+    said = f"{goal} {scores['test'][goal]:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    rivals = {m["result"]["name"]: m["result"] for m in results.values() if m["step"].endswith(":baseline")}
+    said += "".join(f"; {n} {r['test'][goal]:.3f} ± {r['error'][goal]:.3f}" for n, r in rivals.items())
+    naive = rivals.get("majority")
+    return {
+        "ok": naive is None or scores["test"][goal] > naive["test"][goal],
+        "found": f"{said} ({scores['count']} rows)",
+    }
+
+
+def _tuned(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The best trial beside the preset, on the same test rows."""
+    own = [m["result"] for m in results.values() if m["step"].endswith(":evaluate") and m["result"]["name"] == name]
+    tuned = [m for m in results.values() if m["step"].endswith(":tune")]
+    if not tuned or not own:
+        return {"ok": False, "found": "the search did not end"}
+    goal = own[0]["goal"]
+    return {"ok": True, "found": f"{goal}: preset {own[0]['test'][goal]:.3f}, tuned {own[-1]['test'][goal]:.3f}"}
+
+
+def _reloads(name: str, results: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    """The registered model answers in a process that has only the model as the checkpoint answers here."""
+    import numpy as np
+
+    from components.files import tracking_uri
+    from components.plain import decode
+    from components.steps.register import example
+    from components.steps.served import answer
+
+    model = results[f"register certified-{name}"]["result"]
+    scores = next(decode(m["result"]) for m in results.values() if m["step"].endswith(":evaluate"))
+    question = example(scores)
+    here = answer(scores.checkpoint.family, scores.checkpoint.network(), question)
+    with tempfile.TemporaryDirectory() as folder:
+        asked, told, script = (Path(folder) / n for n in ("question.json", "answer.json", "ask.py"))
+        asked.write_text(json.dumps({n: (str(v.dtype), v.tolist()) for n, v in question.items()}))
+        script.write_text(RELOAD)
+        command = [sys.executable, str(script), tracking_uri(), model["uri"], str(asked), str(told)]
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if ended.returncode:
+            return {"ok": False, "found": ended.stderr.strip().splitlines()[-1]}
+        there = {n: np.array(v) for n, v in json.loads(told.read_text()).items()}
+    worst = max(float(np.abs(here[n].astype(float) - there[n].astype(float)).max()) for n in here)
+    return {"ok": worst < 1e-4, "found": f"{model['name']} {model['version']}: answers differ by {worst:.1g}"}
+
+
+def _drawn(name: str, results: Mapping[str, Any], store: Store, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The names of the figures that the run kept."""
+    from pipelines.engine.context import events
+
+    names = set()
+    for node in found:
+        for run, _ in store.runs():
+            for _, lines in events(store, run, node["key"], set()):
+                names |= {line["name"] for line in lines if line["kind"] == "file" and line["folder"] == "figures"}
+    return {"ok": bool(names), "found": ", ".join(sorted(names))}
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""

@@ -1,0 +1,204 @@
+"""
+Every reader against a slow twin: trimesh, and for OBJ a reader of twenty lines.
+"""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from components.decode import decode
+from components.mesh import Mesh
+from components.source import Unreadable
+from components.sources.furniture import Furniture
+
+TETRAHEDRON = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+
+
+def read_slowly(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The vertices and triangles of an OBJ, by splitting strings."""
+    vertices, faces = [], []
+    for line in text.splitlines():
+        key, *words = line.split() or [""]
+        if key == "v":
+            vertices.append([float(word) for word in words[:3]])
+        if key == "f":
+            corners = [int(word.split("/")[0]) for word in words]
+            corners = [c - 1 if c > 0 else len(vertices) + c for c in corners]
+            faces += [[corners[0], corners[k], corners[k + 1]] for k in range(1, len(corners) - 1)]
+    return np.float32(vertices), np.int32(faces)
+
+
+def soup(mesh: Mesh | trimesh.Trimesh) -> np.ndarray:
+    """The triangles of a mesh, whatever the order of its vertices, corners and faces."""
+    corners = np.asarray(mesh.vertices, np.float32)[np.asarray(mesh.faces)]
+    corners = np.array([sorted(map(tuple, triangle)) for triangle in corners])
+    return corners[np.lexsort(corners.reshape(-1, 9).T)]
+
+
+@pytest.fixture(scope="module")
+def shape() -> trimesh.Trimesh:
+    """A real chair, at its bundled size."""
+    source = Furniture()
+    mesh = source.open(next(a for a in source.rows() if a.id == "scopia/chair-3"))
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+
+
+@pytest.mark.parametrize("kind", ["obj", "ply", "off", "stl", "glb"])
+def test_a_real_shape_has_the_triangles_that_trimesh_reads(shape, kind):
+    data = shape.export(file_type=kind)
+    data = data if isinstance(data, bytes) else data.encode()
+    twin = trimesh.load(io.BytesIO(data), file_type=kind, process=False, force="mesh")
+
+    np.testing.assert_array_equal(soup(decode(data, kind)), soup(twin))
+
+
+@pytest.mark.parametrize("kind", ["ply_ascii", "stl_ascii"])
+def test_a_text_file_has_the_same_triangles_as_the_binary_one(shape, kind):
+    form = kind.split("_")[0]
+    data = shape.export(file_type=kind) if form == "stl" else trimesh.exchange.ply.export_ply(shape, encoding="ascii")
+    data = data.encode() if isinstance(data, str) else data
+    twin = trimesh.load(io.BytesIO(data), file_type=form, process=False)
+
+    np.testing.assert_array_equal(soup(decode(data, form)), soup(twin))
+
+
+def test_an_obj_is_read_as_its_slow_twin_reads_it():
+    text = (
+        "# a comment\nv 1e-3 -2.5E+2 .5\r\nv 4. +5 -0\n\tv 7 8 9 # behind\nv 123456.789012345 0 1e10\nvt 0 1\n"
+        "vn 0 0 1\n"
+        "f 1 2 3\nf 1//1 2//1 3//1 4//1\nf -4/1/1 -3/1 -2 -1/1/1\ng x\nl 1 2\nf 2 3 \\\n 4\nf 1 2 3 4 2"
+    )
+    vertices, faces = read_slowly(text.replace("\\\n", ""))
+    mesh = decode(text.encode(), "obj")
+
+    np.testing.assert_array_equal(mesh.vertices, vertices)
+    np.testing.assert_array_equal(mesh.faces, faces)
+
+
+def test_random_numbers_come_out_as_python_reads_them():
+    numbers = np.random.default_rng(0).standard_cauchy((300, 3)) * 10.0 ** np.arange(-15, 15).repeat(10)[:, None]
+    text = "".join(f"v {x!r} {y:.6f} {z:e}\n" for x, y, z in numbers.tolist()) + "f 1 2 3\n"
+
+    np.testing.assert_array_equal(decode(text.encode(), "obj").vertices, read_slowly(text)[0])
+
+
+def test_materials_and_pictures_of_an_obj_reach_its_faces():
+    stripes = io.BytesIO()
+    Image.fromarray(np.uint8([[[255, 0, 0], [0, 255, 0]]])).save(stripes, "PNG")
+    files = {
+        "my materials.mtl": b"newmtl dark wood\nKd 0.2 0.4 1.0\nnewmtl paper\nKd 1 1 1\nmap_Kd -s 1 1 1 my paper.png\n",
+        "my paper.png": stripes.getvalue(),
+    }
+    text = b"mtllib my materials.mtl\n" + TETRAHEDRON[:32] + b"vt 0 0\nvt 1 0\nvt 0 1\n"
+    text += b"f 1 2 3\nusemtl dark wood\nf 1 2 4\nusemtl paper\nf 1/1 2/2 3/3\nusemtl unknown\n"
+    mesh = decode(text, "obj", files.get)
+
+    assert mesh.colors[mesh.materials].tolist() == [[178, 178, 178], [51, 102, 255], [255, 255, 255]]
+    assert mesh.textures[0] is None and mesh.textures[2].tolist() == [[[255, 0, 0], [0, 255, 0]]]
+    assert mesh.uv[2].tolist() == [[0, 0], [1, 0], [0, 1]]
+
+
+def test_colours_of_vertices_survive():
+    text = b"v 0 0 0 1 0 0\nv 1 0 0 0 1 0\nv 0 1 0 0 0 1\nf 1 2 3\n"
+
+    assert decode(text, "obj").vertex_colors.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+def test_a_ply_has_its_colours_and_its_polygons():
+    head = b"ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+    head += b"property uchar red\nproperty uchar green\nproperty uchar blue\n"
+    head += b"element face 2\nproperty list uchar int vertex_indices\nend_header\n"
+    mesh = decode(head + b"0 0 0 1 2 3\n1 0 0 4 5 6\n1 1 0 7 8 9\n0 1 0 10 11 12\n4 0 1 2 3\n3 0 1 2\n", "ply")
+
+    assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3], [0, 1, 2]]
+    assert mesh.vertex_colors[3].tolist() == [10, 11, 12]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_binary_ply_may_mix_triangles_and_quads(order):
+    name = {"<": b"binary_little_endian", ">": b"binary_big_endian"}[order]
+    head = b"ply\nformat " + name + b" 1.0\nelement vertex 4\nproperty double x\nproperty double y\nproperty double z\n"
+    head += b"element face 2\nproperty uchar red\nproperty list uchar int vertex_indices\nend_header\n"
+    body = struct.pack(order + "12d", 0, 0, 0, 1, 0, 0, 1, 1, 0, 0, 1, 0)
+    body += struct.pack(order + "BBiii", 9, 3, 0, 1, 2) + struct.pack(order + "BBiiii", 9, 4, 0, 1, 2, 3)
+    mesh = decode(head + body, "ply")
+
+    assert mesh.faces.tolist() == [[0, 1, 2], [0, 1, 2], [0, 2, 3]]
+
+
+def test_nodes_move_and_mirror_the_triangles_of_a_glb(shape):
+    scene = trimesh.Scene()
+    turned = trimesh.transformations.rotation_matrix(0.7, [1, 2, 3], [4, 5, 6])
+    scene.add_geometry(shape, transform=turned)
+    scene.add_geometry(shape, transform=np.diag([-2.0, 1, 1, 1]))
+    data = scene.export(file_type="glb")
+    twin = trimesh.load(io.BytesIO(data), file_type="glb", process=False).to_geometry()
+    mesh = decode(data, "glb")
+
+    np.testing.assert_allclose(mesh.triangles.mean(axis=(0, 1)), twin.triangles.mean(axis=(0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(np.sort(areas(mesh)), np.sort(twin.area_faces), rtol=2e-3, atol=1e-3)
+
+
+def test_a_mirrored_node_keeps_its_faces_outward():
+    box = trimesh.creation.box((1, 2, 3))
+    for scale, volume in ((1.0, 6), (-2.0, 12)):
+        data = trimesh.Scene([box]).apply_transform(np.diag([scale, 1, 1, 1])).export(file_type="glb")
+        a, b, c = decode(data, "glb").triangles.transpose(1, 0, 2)
+
+        np.testing.assert_allclose(np.einsum("fi,fi->", a, np.cross(b, c)) / 6, volume, rtol=1e-6)
+
+
+def areas(mesh: Mesh) -> np.ndarray:
+    a, b, c = mesh.triangles.transpose(1, 0, 2)
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
+
+
+def test_the_picture_of_a_glb_is_the_right_way_up():
+    quad = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
+    picture = Image.fromarray(np.uint8([[[255, 0, 0]], [[0, 0, 255]]]))  # red above blue
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=picture)
+    quad.visual = trimesh.visual.TextureVisuals(uv=[[0, 0], [1, 0], [1, 1], [0, 1]], material=material)
+    mesh = decode(quad.export(file_type="glb"), "glb")
+
+    assert mesh.textures[0].tolist() == [[[255, 0, 0]], [[0, 0, 255]]]
+    assert mesh.uv[0].tolist() == [[0, 0], [1, 0], [1, 1]]  # the lower left corner is the origin
+
+
+BAD = {
+    "a file with no bytes": (b"", "obj", "no bytes"),
+    "an OBJ cut in a vertex": (TETRAHEDRON[:20], "obj", "line 3: a vertex has three numbers"),
+    "an OBJ cut in a face": (TETRAHEDRON[:-4], "obj", "line 8: a face has three corners"),
+    "an OBJ cut before its faces": (TETRAHEDRON[:32], "obj", "no faces"),
+    "a face with a vertex that is not there": (TETRAHEDRON + b"f 1 2 9\n", "obj", "names vertex 8"),
+    "a face with corner 0": (TETRAHEDRON + b"f 0 1 2\n", "obj", "line 9: a corner"),
+    "vertices that are not numbers": (TETRAHEDRON.replace(b"v 1 0 0", b"v nan 0 0"), "obj", "1 of its 4 vertices"),
+    "vertices without an end": (TETRAHEDRON.replace(b"v 1 0 0", b"v 1 -inf 0"), "obj", "not finite"),
+    "an OBJ that is something else": (b"<html>nothing</html>\n", "obj", "no faces"),
+    "a PLY without a header": (b"ply\nformat ascii 1.0\n", "ply", "end_header"),
+    "an OFF that is something else": (b"solid\n", "off", "starts with 'OFF'"),
+    "an OFF with fewer vertices than it says": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n", "off", "cut short"),
+    "an STL with fewer triangles than it says": (bytes(80) + struct.pack("<I", 9) + bytes(50), "stl", "cut short"),
+    "a GLB that is something else": (b"{}" + bytes(30), "glb", "starts with 'glTF'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_read_says_why(case):
+    data, kind, reason = BAD[case]
+
+    with pytest.raises(Unreadable, match=reason):
+        decode(data, kind)
+
+
+@pytest.mark.parametrize("kind", ["ply", "stl", "glb", "off"])
+def test_a_file_cut_anywhere_is_unreadable(shape, kind):
+    data = shape.export(file_type=kind)
+    data = data if isinstance(data, bytes) else data.encode()
+
+    for share in (0.01, 0.3, 0.6, 0.97):
+        with pytest.raises(Unreadable):
+            decode(data[: int(share * len(data))], kind)
