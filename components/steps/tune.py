@@ -17,6 +17,7 @@ from components.errors import DataError, UsageError
 from components.family import Family
 from components.files import File, keep
 from components.step import Context, step
+from components.steps.optuna_search import search as long_search
 from components.steps.train import judged
 from components.table import Table
 from components.training import Learner, evaluate
@@ -31,8 +32,8 @@ class Rung:
     family: Family
     steps: int
     scores: dict[str, float]
-    state: File
-    """everything that the next update depends on"""
+    state: File | None
+    """everything that the next update depends on; none where the trial will not go on"""
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,21 @@ def tune(
     rows = table.open(family.representation(), "train")
     adapted = family.adapt(rows)
     if search == "optuna":
-        from components.steps.optuna_search import search as long_search
-
-        return long_search(adapted, family, table, trials, context)
+        found = long_search(adapted, table, trials, context)
+        results = {n: [Rung(one, int(scores["steps"]), scores, None)] for n, (one, scores) in enumerate(found)}
+        context.figure("search", search_figure(adapted, results))
+        return taken(family, found[0][0])
     plan = Plan(tuple(sample(adapted, trials, context.seed)), rungs(adapted, min(trials, GROUP)))
     results = _halve(plan, table, context)
     best = choose(adapted, results)
     context.figure("search", search_figure(adapted, results))
     context.note({"best": {name: getattr(best, name) for name in adapted.space()}})
-    # only what the space names is taken over: what `adapt` found is found again by `train`
-    return replace(family, **{name: getattr(best, name) for name in adapted.space()})
+    return taken(family, best)
+
+
+def taken(family: Family, best: Family) -> Family:
+    """The family with what its space names taken over; what `adapt` found is found again by `train`."""
+    return replace(family, **{name: getattr(best, name) for name in best.space()})
 
 
 def sample(family: Family, trials: int, seed: int) -> list[Family]:

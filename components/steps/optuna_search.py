@@ -1,0 +1,73 @@
+"""
+A long search: Optuna's TPE under ASHA on Ray Tune.
+
+It depends on which trial ends first, so it can be neither extended nor repeated exactly; `tune` says so in its help.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from components import files
+from components.family import Family
+from components.space import Choice, Integer, LogUniform
+from components.step import Context
+from components.steps.train import judged
+from components.table import Table
+from components.training import Learner, evaluate
+
+REPORTS = 8  # scores of a trial on its way, at which ASHA may stop it
+
+
+def search(family: Family, table: Table, trials: int, context: Context) -> list[tuple[Family, dict[str, float]]]:
+    """Each trial's family and its last scores, `steps` among them; the best first."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    store, goal = files.root(), family.goal
+
+    def trainable(config: dict[str, Any]) -> None:
+        files.use(store)
+        trial = replace(family, **config)
+        rows = table.open(trial.representation(), "train")
+        held, learner = judged(table, trial, rows), Learner.begin(trial, rows, seed=context.seed)
+        for part in range(1, REPORTS + 1):
+            until = round(trial.steps * part / REPORTS)
+            for _ in learner.run(until=until):
+                pass
+            if trial.quiet(until):
+                scores = trial.score(evaluate(trial, learner.best_net, held))
+                tune.report({**scores, "steps": until})
+
+    default = {name: getattr(family, name) for name in family.space()}
+    found = tune.Tuner(
+        tune.with_resources(trainable, {"CPU": 1}),
+        param_space={name: _domain(domain) for name, domain in family.space().items()},
+        tune_config=tune.TuneConfig(
+            metric=goal.name,
+            mode=goal.direction,
+            num_samples=trials,
+            max_concurrent_trials=max(1, int(context.resources.get("CPU", 1))),
+            search_alg=OptunaSearch(seed=context.seed, points_to_evaluate=[default]),
+            scheduler=ASHAScheduler(time_attr="steps", max_t=family.steps, grace_period=max(1, family.steps // 4)),
+        ),
+        run_config=tune.RunConfig(name="optuna", storage_path=f"{context.scratch}/tune", verbose=0),
+    ).fit()
+    ended = [result for result in found if result.metrics and goal.name in result.metrics]
+    ended.sort(key=lambda result: result.metrics[goal.name], reverse=goal.direction == "max")
+    return [(replace(family, **result.config), _numbers(result.metrics)) for result in ended]
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def _domain(domain: Any) -> Any:
+    """A domain in Ray Tune's words."""
+    from ray import tune
+
+    if isinstance(domain, Choice):
+        return tune.choice(list(domain.values))
+    if isinstance(domain, Integer):
+        return tune.randint(domain.low, domain.high + 1)
+    return (tune.loguniform if isinstance(domain, LogUniform) else tune.uniform)(domain.low, domain.high)
