@@ -14,12 +14,13 @@ import io
 import json
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from components.kernels import text
@@ -47,10 +48,26 @@ def decode(data: bytes, kind: str, resolve: Resolve | None = None) -> Mesh:
         if kind != "glb":
             raise
         raise Unreadable(f"its scene names what the file has not: {error}") from None
-    problem = mesh.problem()
-    if problem:
-        raise Unreadable(problem)
+    if not _is_sound(mesh.vertices, mesh.faces):
+        problem = mesh.problem()
+        if problem:
+            raise Unreadable(problem)
     return mesh
+
+
+@njit(cache=True, nogil=True)
+def _is_sound(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> bool:
+    """Whether `Mesh.problem` is sure to find nothing: its checks in one pass, a fifth of their time."""
+    finite, spread, low, high = True, False, 0, -1
+    for row in range(len(vertices)):
+        for axis in range(3):
+            value = vertices[row, axis]
+            finite &= value - value == 0
+            spread |= value != vertices[0, axis]
+    for row in range(len(faces)):
+        for corner in range(3):
+            low, high = min(low, faces[row, corner]), max(high, faces[row, corner])
+    return finite and spread and low >= 0 and 0 <= high < len(vertices)
 
 
 def beside(path: Path) -> Resolve:
@@ -199,8 +216,8 @@ def read_ply(data: bytes, resolve: Resolve) -> Mesh:
     if not {"x", "y", "z"} <= set(vertex):
         raise Unreadable("a vertex of a PLY has x, y and z, but this file's has not")
     indices = face.get("vertex_indices", face.get("vertex_index"))
-    faces, polygon = _triangles(indices) if indices is not None else (np.empty((0, 3), np.int32), np.empty(0, np.int32))
-    materials, palette = _palette(face, polygon)
+    faces = _triangles(indices) if indices is not None else np.empty((0, 3), np.int32)
+    materials, palette = _palette(face, indices)
     uv = next((_stack(vertex, pair) for pair in UV_NAMES if set(pair) <= set(vertex)), None)
     return Mesh(
         _stack(vertex, ("x", "y", "z")),
@@ -349,18 +366,29 @@ def _whole_lists(flat: NDArray[Any], count: int, name: str) -> tuple[tuple[NDArr
     return (faces, polygon), used
 
 
-def _triangles(indices: Any) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Triangles [F, 3], and the polygon [F] that each comes from."""
+def _triangles(indices: Any) -> NDArray[np.int32]:
+    """Triangles [F, 3]."""
     if isinstance(indices, tuple):
-        return indices
+        return indices[0]
     size = indices.shape[1]
+    if size == 3:
+        return np.ascontiguousarray(indices, np.int32)
     fan = [indices[:, [0, k, k + 1]] for k in range(1, size - 1)]
-    faces = np.stack(fan, axis=1).reshape(-1, 3) if fan else np.empty((0, 3))
-    return np.ascontiguousarray(faces, np.int32), np.repeat(np.arange(len(indices), dtype=np.int32), max(size - 2, 0))
+    return np.ascontiguousarray(np.stack(fan, axis=1).reshape(-1, 3) if fan else np.empty((0, 3)), np.int32)
+
+
+def _polygons(indices: Any) -> NDArray[np.int32]:
+    """The polygon that each triangle comes from, [F]."""
+    if isinstance(indices, tuple):
+        return indices[1]
+    return np.repeat(np.arange(len(indices), dtype=np.int32), max(indices.shape[1] - 2, 0))
 
 
 def _stack(columns: Columns, names: tuple[str, ...]) -> NDArray[np.float32]:
-    return np.stack([columns[name] for name in names], axis=1).astype(np.float32)
+    out = np.empty((len(columns[names[0]]), len(names)), np.float32)
+    for place, name in enumerate(names):
+        out[:, place] = columns[name]
+    return out
 
 
 def _channels(columns: Columns) -> Picture | None:
@@ -373,13 +401,13 @@ def _channels(columns: Columns) -> Picture | None:
     return rgb.clip(0, 255).astype(np.uint8)
 
 
-def _palette(face: Columns, polygon: NDArray[np.int32]) -> tuple[NDArray[np.int32], Picture]:
+def _palette(face: Columns, indices: Any) -> tuple[NDArray[np.int32], Picture]:
     """The materials that the colours of polygons amount to."""
     rgb = _channels(face)
     if rgb is None or not len(rgb):
         return np.empty(0, np.int32), np.array([GREY], np.uint8)
     palette, index = np.unique(rgb, axis=0, return_inverse=True)
-    return index.reshape(-1)[polygon].astype(np.int32), palette
+    return index.reshape(-1)[_polygons(indices)].astype(np.int32), palette
 
 
 def read_off(data: bytes, resolve: Resolve) -> Mesh:
@@ -463,29 +491,40 @@ def read_glb(data: bytes, resolve: Resolve) -> Mesh:
     pieces = [piece for node, matrix in scene.nodes() for piece in scene.primitives(node, matrix)]
     if not pieces:
         raise Unreadable("its scene has no triangles")
-    starts = np.cumsum([0] + [len(p["vertices"]) for p in pieces])
     order = list(dict.fromkeys(p["material"] for p in pieces))
     looks = [scene.look(material) for material in order]
-    materials = [np.full(len(p["faces"]), order.index(p["material"]), np.int32) for p in pieces]
+    materials = np.repeat([order.index(p["material"]) for p in pieces], [len(p["faces"]) for p in pieces])
     all_colored = all(p["colors"] is not None for p in pieces)
+    starts = np.cumsum([0] + [len(p["vertices"]) for p in pieces], dtype=np.int32)
+    if len(pieces) > 1 and not all(_within(p["faces"], len(p["vertices"])) for p in pieces):
+        raise Unreadable("a face names a vertex that its primitive has not")
+    faces = [p["faces"] + start if start else p["faces"] for p, start in zip(pieces, starts[:-1], strict=True)]
+    has_pictures = any(picture is not None for _, picture in looks)
     return Mesh(
-        np.concatenate([p["vertices"] for p in pieces]),
-        np.concatenate([p["faces"] + start for p, start in zip(pieces, starts[:-1], strict=True)]).astype(np.int32),
-        np.concatenate(materials),
+        _one(p["vertices"] for p in pieces),
+        _one(faces),
+        materials.astype(np.int32),
         np.array([color for color, _ in looks], np.uint8),
-        vertex_colors=np.concatenate([p["colors"] for p in pieces]) if all_colored else None,
-        uv=np.concatenate([p["uv"] for p in pieces]) if any(picture is not None for _, picture in looks) else None,
+        vertex_colors=_one(p["colors"] for p in pieces) if all_colored else None,
+        uv=_one(scene.coordinates(p["attributes"], p["faces"]) for p in pieces) if has_pictures else None,
         textures=tuple(picture for _, picture in looks),
     )
 
 
+def _one(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    """The arrays as one; a single one is not copied."""
+    listed = list(arrays)
+    return listed[0] if len(listed) == 1 else np.concatenate(listed)
+
+
 GLB_TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 GLB_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+IDENTITY = np.eye(4)
 GLB_TRIANGLES, GLB_STRIP, GLB_FAN = 4, 5, 6
 GLB_KNOWN = {"KHR_mesh_quantization", "KHR_materials_unlit", "KHR_texture_transform", "KHR_materials_specular"}
 
 
-def _glb_chunks(data: bytes) -> tuple[dict[str, Any], bytes]:
+def _glb_chunks(data: bytes) -> tuple[dict[str, Any], Any]:
     """The JSON of a GLB, and its binary chunk."""
     if len(data) < 20 or data[:4] != b"glTF":
         raise Unreadable("a GLB starts with 'glTF' and its length, but this file does not")
@@ -497,10 +536,10 @@ def _glb_chunks(data: bytes) -> tuple[dict[str, Any], bytes]:
     chunks, at = {}, 12
     while at + 8 <= length:
         size, kind = struct.unpack_from("<II", data, at)
-        chunks.setdefault(kind, data[at + 8 : at + 8 + size])
+        chunks.setdefault(kind, memoryview(data)[at + 8 : at + 8 + size])
         at += 8 + size
     try:
-        return json.loads(chunks.get(0x4E4F534A, b"")), chunks.get(0x004E4942, b"")
+        return json.loads(bytes(chunks.get(0x4E4F534A, b""))), chunks.get(0x004E4942, b"")
     except ValueError as error:
         raise Unreadable(f"the JSON of its scene cannot be read: {error}") from None
 
@@ -508,7 +547,7 @@ def _glb_chunks(data: bytes) -> tuple[dict[str, Any], bytes]:
 class _Scene:
     """A glTF document and its bytes."""
 
-    def __init__(self, document: dict[str, Any], binary: bytes, resolve: Resolve) -> None:
+    def __init__(self, document: dict[str, Any], binary: Any, resolve: Resolve) -> None:
         unknown = set(document.get("extensionsRequired", [])) - GLB_KNOWN
         if unknown:
             raise Unreadable(f"it needs the glTF extension {min(unknown)}, which is not read here: export it without")
@@ -522,10 +561,11 @@ class _Scene:
         roots = [i for i in range(len(every)) if i not in inner]
         if scenes:
             roots = scenes[self.document.get("scene", 0)].get("nodes", [])
-        out, waiting = [], [(i, np.eye(4)) for i in reversed(roots)]
+        out, waiting = [], [(i, IDENTITY) for i in reversed(roots)]
         while waiting and len(out) <= len(every):  # a node has one parent: more visits than nodes would be a ring
             i, above = waiting.pop()
-            matrix = above @ _local(every[i])
+            own = _local(every[i])
+            matrix = above if own is IDENTITY else above @ own
             out.append((every[i], matrix))
             waiting += [(child, matrix) for child in reversed(every[i].get("children", []))]
         return out
@@ -540,23 +580,22 @@ class _Scene:
         attributes = primitive["attributes"]
         vertices = self.values(attributes["POSITION"])
         index = np.arange(len(vertices)) if "indices" not in primitive else self.values(primitive["indices"])[:, 0]
-        faces = _strips(index.astype(np.int64), primitive.get("mode", GLB_TRIANGLES))
-        if not np.array_equal(matrix, np.eye(4)):
+        faces = _strips(index.astype(np.int32), primitive.get("mode", GLB_TRIANGLES))
+        if matrix is not IDENTITY:
             vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
             if np.linalg.det(matrix[:3, :3]) < 0:
                 faces = faces[:, ::-1]  # a mirror turns every face around
-        if not _within(faces, len(vertices)):
-            raise Unreadable(f"a face names vertex {int(faces.max())}, but there are {len(vertices)}")
         colors = _to_srgb(self.values(attributes["COLOR_0"])[:, :3]) if "COLOR_0" in attributes else None
         return {
-            "vertices": vertices.astype(np.float32),
-            "faces": faces,
+            "vertices": np.ascontiguousarray(vertices, np.float32),
+            "faces": np.ascontiguousarray(faces),
             "material": primitive.get("material", -1),
             "colors": colors,
-            "uv": self._coordinates(attributes, faces),
+            "attributes": attributes,
         }
 
-    def _coordinates(self, attributes: dict[str, int], faces: NDArray[np.int64]) -> NDArray[np.float32]:
+    def coordinates(self, attributes: dict[str, int], faces: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The texture coordinate of each corner, [F, 3, 2]."""
         if "TEXCOORD_0" not in attributes:
             return np.zeros((len(faces), 3, 2), np.float32)
         uv = self.values(attributes["TEXCOORD_0"])[faces]
@@ -576,14 +615,14 @@ class _Scene:
         return tuple(color), _picture(self._image(self.document["images"][image]), f"image {image}")
 
     def _image(self, image: dict[str, Any]) -> bytes | None:
-        return self._view(image["bufferView"])[0] if "bufferView" in image else self._at(image.get("uri", ""))
+        return bytes(self._view(image["bufferView"])[0]) if "bufferView" in image else self._at(image.get("uri", ""))
 
     def _at(self, uri: str) -> bytes | None:
         if uri.startswith("data:"):
             return base64.b64decode(uri.partition(",")[2])
         return self.resolve(unquote(uri)) if uri else None
 
-    def _view(self, index: int) -> tuple[bytes, int]:
+    def _view(self, index: int) -> tuple[Any, int]:
         """The bytes of a buffer view, and its stride."""
         view = self.document["bufferViews"][index]
         buffer = self.document["buffers"][view["buffer"]]
@@ -609,9 +648,15 @@ class _Scene:
 
 
 def _local(node: dict[str, Any]) -> NDArray[np.float64]:
-    """The matrix of a node to its parent: given whole, or as translation, rotation (a quaternion x, y, z, w), scale."""
+    """
+    The matrix of a node to its parent; IDENTITY itself where it has none.
+
+    It is given whole, or as translation, rotation (a quaternion x, y, z, w) and scale.
+    """
     if "matrix" in node:
         return np.array(node["matrix"], np.float64).reshape(4, 4).T  # written column by column
+    if not {"rotation", "scale", "translation"} & set(node):
+        return IDENTITY
     x, y, z, w = node.get("rotation", (0, 0, 0, 1))
     out = np.eye(4)
     out[:3, :3] = [
@@ -624,7 +669,7 @@ def _local(node: dict[str, Any]) -> NDArray[np.float64]:
     return out
 
 
-def _strips(index: NDArray[np.int64], mode: int) -> NDArray[np.int64]:
+def _strips(index: NDArray[np.int32], mode: int) -> NDArray[np.int32]:
     """Triangles [F, 3] of a list, a strip or a fan."""
     if mode == GLB_TRIANGLES:
         return index[: len(index) // 3 * 3].reshape(-1, 3)

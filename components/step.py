@@ -170,7 +170,9 @@ class Handle:
         raise self._refuse("it is no number", "Compute inside a step.")
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_arithmetic
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _no_arithmetic
     __lt__ = __le__ = __gt__ = __ge__ = __neg__ = __abs__ = __int__ = __float__ = __index__ = _no_arithmetic
+    __pos__ = __round__ = _no_arithmetic
 
 
 @dataclass

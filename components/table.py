@@ -59,12 +59,22 @@ class Table:
         held = ", ".join(str(one.declared) for one in self.sets)
         raise UsageError(f"This table has no {representation}; it has {held}. Add it to `preprocess`.")
 
-    def open(self, representation: Representation, split: str, labels: Sequence[str] = ()) -> "Rows":
-        """One split in memory. `labels` gives the order of the classes; the table's own by default."""
+    def open(
+        self,
+        representation: Representation,
+        split: str,
+        labels: Sequence[str] = (),
+        shards: Sequence[File] | None = None,
+    ) -> "Rows":
+        """
+        One split in memory.
+
+        `labels` gives the order of the classes, the table's own by default; `shards` reads some of the shards only.
+        """
         one = self.set(representation)
         assets = pq.read_table(self.assets.path()).to_pylist()
-        shards = [pq.read_table(shard.path(), memory_map=True) for shard in one.shards]
-        return Rows.of(assets, shards, split, tuple(labels) or self.labels, one.adapted)
+        read = [pq.read_table(shard.path(), memory_map=True) for shard in (one.shards if shards is None else shards)]
+        return Rows.of(assets, read, split, tuple(labels) or self.labels, one.adapted)
 
 
 @dataclass

@@ -58,6 +58,8 @@ class Learner:
     state: State
     world: World = field(default_factory=World)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    feed: Iterator[Batch] | None = None
+    """batches from elsewhere, this worker's part of each; by default they are cut from `rows`"""
 
     @classmethod
     def begin(
@@ -116,6 +118,8 @@ class Learner:
 
     def batch(self, step: int) -> Batch:
         """This worker's rows of the global batch of a step."""
+        if self.feed is not None:
+            return next(self.feed)
         size = self.state.phase.batch or self.family.batch
         index = batch_index(len(self.rows), size, self.seed, step)
         mine = np.arange(self.world.rank, size, self.world.size)

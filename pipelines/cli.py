@@ -30,7 +30,7 @@ class Main(click.Group):
         except OSError as error:
             if error.errno not in (13, 28, 30):
                 raise
-            words = {13: "may not be written", 28: "is full", 30: "is read-only"}[error.errno]
+            words = {13: "may not be opened", 28: "is full", 30: "is read-only"}[error.errno]
             place = error.filename or os.environ.get("RAYFIELD_STORE", ".rayfield")
             click.echo(
                 f"rayfield: {place} {words}. Make room, or pass --store; a run continues where it was.", err=True
@@ -135,7 +135,7 @@ def _help(ctx: click.Context, name: str | None) -> None:
 
 
 def _run(request: Any, store: Any, as_json: bool) -> int:
-    from pipelines.engine.plans import nodes, statuses
+    from pipelines.engine.plans import nodes, statuses, verdict
 
     found = nodes(request, store)
     manifests = statuses(found, store)
@@ -149,14 +149,14 @@ def _run(request: Any, store: Any, as_json: bool) -> int:
     _report(found, manifests, status, as_json)
     if not as_json:
         results(found, manifests, status)
-    return 0
+    return verdict(manifests)
 
 
 def _report(
     found: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str], as_json: bool
 ) -> None:
     if as_json:
-        from pipelines.engine.running import summary
+        from pipelines.engine.display import summary
 
         click.echo(json.dumps(summary(found, manifests, status), indent=1))
 
@@ -248,11 +248,15 @@ def pipelines(as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--markdown", is_flag=True, help="The README's table")
 @JSON
-def families(as_json: bool) -> None:
+def families(as_json: bool, markdown: bool) -> None:
     """List the model families, with what was measured of each."""
     from pipelines.engine.catalog import families as known
+    from pipelines.engine.catalog import table
 
+    if markdown:
+        return click.echo(table())
     rows = known()
     if as_json:
         return click.echo(json.dumps(rows, indent=1))

@@ -342,9 +342,11 @@ def scattered(rows: Rows, count: int, generator: torch.Generator) -> tuple[Tenso
 
 
 def turntable(batch: Batch, count: int = 12) -> Batch:
-    """The batch's first camera, carried around the y axis."""
+    """That camera of the batch that looks down most nearly by 30 degrees, carried around the y axis."""
+    places = batch["camera_to_world"][:, :3, 3]
+    pose = batch["camera_to_world"][(places[:, 1] / places.norm(dim=1) - 0.5).abs().argmin()]
     poses, angles = [], torch.arange(count) * (2 * math.pi / count)
     for cos, sin in zip(angles.cos().tolist(), angles.sin().tolist(), strict=True):
-        turn = batch["camera_to_world"].new_tensor([[cos, 0, sin, 0], [0, 1, 0, 0], [-sin, 0, cos, 0], [0, 0, 0, 1]])
-        poses.append(turn @ batch["camera_to_world"][0])
+        turn = pose.new_tensor([[cos, 0, sin, 0], [0, 1, 0, 0], [-sin, 0, cos, 0], [0, 0, 0, 1]])
+        poses.append(turn @ pose)
     return {"camera_to_world": torch.stack(poses), "intrinsics": batch["intrinsics"][:1].expand(count, 3, 3)}

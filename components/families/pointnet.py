@@ -65,7 +65,9 @@ class PointNet(Classifier):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(stored=1024, points=256, width=0.25, lr=2e-3, batch=32, steps=900, stage=4000, turn=0.0)
+        """A quarter of the width, 256 points, no feature transform: on 300 shapes it costs more than it gives."""
+        known = cls(stored=1024, points=256, width=0.25, transforms="input", turn=0.0, stretch=1.25, smoothing=0.1)
+        return replace(known, lr=2e-3, steps=450, stage=4000)
 
     def representation(self) -> Representation:
         return Points(count=self.stored)

@@ -9,7 +9,7 @@ that were best on the validation split.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from components import files
 from components.artifacts import Checkpoint
-from components.errors import DataError
+from components.errors import DataError, UsageError
 from components.family import Family
 from components.files import keep, read_address, write_address
 from components.step import Context, step
+from components.steps import stream
 from components.steps.cluster import check_workers
 from components.table import Rows, Table
 from components.training import Clock, Learner, World, add, batches, measure, parameter_count
@@ -38,6 +39,7 @@ def train(
     table: Table,
     *,
     start: Checkpoint | None = None,
+    feed: Literal["auto", "indexed", "stream"] = "auto",
     workers: int = 1,
     gpus: float | None = None,
     context: Context,
@@ -46,12 +48,15 @@ def train(
     Trains a family on the training split of a table.
 
     `start` begins from another checkpoint's weights. `workers` and `gpus` (of each worker) are Ray Train's;
-    `workers=0` trains in this process.
+    `workers=0` trains in this process. `feed` is "indexed", from memory, or "stream", through Ray Data; "auto" streams
+    what would take more than a quarter of the memory.
     """
     gpus = gpus if gpus is not None else float(bool(context.resources.get("GPU", 0)))
     check_workers(workers, gpus, context.resources)
-    task = Training(family, table, start, context)
-    return _fit(task, workers, gpus)
+    streamed = feed == "stream" or (feed == "auto" and stream.too_large(table, family))
+    if streamed and workers == 0:
+        raise UsageError("A stream needs a worker of Ray Train, but `workers` is 0. Pass --workers 1.")
+    return _fit(Training(family, table, start, context, streamed), workers, gpus)
 
 
 def _fit(task: "Training", workers: int, gpus: float) -> Checkpoint:
@@ -63,6 +68,7 @@ def _fit(task: "Training", workers: int, gpus: float) -> Checkpoint:
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"task": task, "store": files.root()},
+        datasets={"train": stream.dataset(task.table, task.family)} if task.streamed else None,
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpus > 0, resources_per_worker=None if local else needs
         ),
@@ -96,21 +102,32 @@ class Training:
     table: Table
     start: Checkpoint | None
     context: Context
+    streamed: bool = False
     log: "Log" = field(init=False)
 
     def run(self, device: torch.device) -> Checkpoint:
         """Trains to the end, from the last checkpoint if there is one."""
         world = World.here()
-        rows = self.table.open(self.family.representation(), "train")
+        rows = self._rows()
         family = self.family.adapt(rows)
         held = judged(self.table, family, rows).to(device)
         weights = load_tensors(self.start.weights.read()) if self.start else None
         learner = Learner.begin(family, rows, seed=self.context.seed, world=world, device=device, start=weights)
+        if self.streamed:
+            from ray.train import get_dataset_shard
+
+            shard = get_dataset_shard("train")
+            learner.feed = stream.batches(shard, family.batch, self.context.seed, world, device)
         self.log = Log.resume(self.context, family, learner)
         self._loop(learner, held)
         if world.size > 1:
             dist.barrier()
         return self._checkpoint(learner, device)
+
+    def _rows(self) -> Rows:
+        if self.streamed:
+            return stream.head(self.table, self.family)
+        return self.table.open(self.family.representation(), "train")
 
     def _loop(self, learner: Learner, held: Rows) -> None:
         family, clock = learner.family, Clock(SAVE)

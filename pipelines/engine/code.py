@@ -50,12 +50,21 @@ def _parsed(path: str, stamp: tuple[int, int]) -> tuple[str, frozenset[str], fro
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "resource":
+        elif isinstance(node, ast.ImportFrom):
+            whole = _absolute(node, Path(path))
+            names |= {whole} | {f"{whole}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and "resource" in (getattr(node.func, "id", ""), getattr(node.func, "attr", "")):
             resources |= {a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
     text = ast.dump(_without_words(tree))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), frozenset(names), frozenset(resources)
+
+
+def _absolute(node: ast.ImportFrom, path: Path) -> str:
+    """The module that is imported from: `from .base import x` in components/steps/a.py is components.steps.base."""
+    if not node.level or not path.is_relative_to(ROOT):
+        return node.module or ""
+    package = path.relative_to(ROOT).parts[: -node.level]
+    return ".".join([*package, *([node.module] if node.module else [])])
 
 
 def _without_words(tree: ast.AST) -> ast.AST:
@@ -132,9 +141,13 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def data_path(name: str) -> Path:
+    return ROOT / "components" / "sources" / "data" / name
+
+
 def data_digest(name: str) -> str:
     """The digest of a packaged data file."""
-    path = ROOT / "components" / "sources" / "data" / name
+    path = data_path(name)
     if not path.exists():
         return "missing"
     stat = path.stat()

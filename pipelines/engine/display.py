@@ -130,3 +130,20 @@ def _models(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], screen: A
             name = manifest["result"]["name"]
             screen.print(f"\n  Ask it:   rayfield predict models:/{name}@champion FILE.obj", highlight=False)
     screen.print("  See it:   rayfield ui")
+
+
+def summary(
+    nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """What machines read: a dict for each step."""
+    return [
+        {
+            "step": node["title"],
+            "key": node["key"],
+            "status": status[node["key"]],
+            "describe": (manifests[node["key"]] or {}).get("describe"),
+            "result": (manifests[node["key"]] or {}).get("result"),
+            "cost": (manifests[node["key"]] or {}).get("cost"),
+        }
+        for node in nodes
+    ]

@@ -8,8 +8,9 @@ from typing import Any
 
 from components.artifacts import Gate
 from components.errors import UsageError
-from components.family import Family, overriding
+from components.family import Family, find, overriding, read_field
 from components.step import Handle, Step, current_drawing
+from pipelines.engine.code import path_of
 from pipelines.engine.keys import digest, in_key, in_plan, ingredients, modules_of
 
 
@@ -39,6 +40,7 @@ class Graph:
 
     def add(self, step: Step, arguments: Mapping[str, Any]) -> Any:
         """Draws a call; two calls with one key are one node."""
+        _check_place(step)
         modules = {step.module} | modules_of(arguments)
         counted = {name: in_key(value) for name, value in arguments.items() if name not in step.aside}
         made_of = ingredients(modules, counted, self.seed)
@@ -73,10 +75,19 @@ def draw(pipeline: Callable[..., None], values: Mapping[str, Any], settings: Map
     return graph
 
 
+def _check_place(step: Step) -> None:
+    """A step of a file that workers cannot import, and whose code no key would hold, is refused."""
+    if path_of(step.module) is None:
+        raise UsageError(
+            f"A step lives in components/steps, but {step.name} is defined in {step.module}. Move it to a file there."
+        )
+
+
 def _all_met(settings: Mapping[str, Mapping[str, str]], met: set[tuple[str, str]]) -> None:
     for family, own in settings.items():
         for name in own:
             if (family, name) not in met:
+                read_field(find(family), name, own[name])  # an unknown name or value is the likelier mistake
                 raise UsageError(
                     f"--set {family}.{name} met no {family}: this pipeline builds none with these parameters."
                 )

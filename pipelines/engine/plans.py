@@ -8,15 +8,20 @@ listings came from. While none of these has changed the plan is known.
 import hashlib
 import json
 import os
+import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.engine.code import ROOT, closure, path_of
+from pipelines.engine.code import ROOT, closure, data_path
 from pipelines.engine.store import Store
 
 LOCK = ROOT / "constraints.txt"
+REFUSED = 3
+"""the exit code of a gate that said no"""
+PACKAGES = sysconfig.get_path("purelib")
+"""a folder that changes when a package is installed"""
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,18 @@ def _same(path: str, stamp: list[Any]) -> bool:
     return _stamp(str(full)) == [size, time] or (full.exists() and _contents(full) == digest)
 
 
-def _stamp(path: str) -> list[int] | None:
+def _stamp(path: str) -> list[Any] | None:
+    """What changes with a file; of a folder of data, with any file below it."""
     try:
         stat = os.stat(path)
     except OSError:
         return None
-    return [stat.st_size, stat.st_mtime_ns]
+    if not os.path.isdir(path) or path == PACKAGES:
+        return [stat.st_size, stat.st_mtime_ns]
+    below = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    stats = [(name, os.lstat(name)) for name in below]
+    told = json.dumps([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
+    return [len(below), hashlib.blake2b(told.encode(), digest_size=16).hexdigest()]
 
 
 def _contents(path: Path) -> str:
@@ -97,16 +108,20 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
     graph = draw(function, values, request.settings)
     found = [asdict(node) for node in graph.nodes.values()]
     watch = [path for value in values.values() if isinstance(value, Source) for path in value.watch()]
-    held = {"files": _files(request), "watch": {str(p): _stamp(str(p)) for p in watch}, "nodes": found}
+    held = {
+        "files": _files(request, {name for node in found for name in node["modules"]}),
+        "watch": {str(p): _stamp(str(p)) for p in [*watch, PACKAGES]},
+        "nodes": found,
+    }
     store.write(f"plans/{request.digest()}.json", json.dumps(held).encode())
     return json.loads(json.dumps(found))
 
 
-def _files(request: Request) -> dict[str, list[Any]]:
-    """Every project file that the pipeline imports, the steps' and the drawing's own code, and the locked versions."""
-    names = [f"pipelines.{request.name}"] if path_of(f"pipelines.{request.name}") else []
-    inside = {Path(m.path) for m in closure([*names, *_imports(request.pipeline), "pipelines.engine.drawing"])}
-    paths = inside | {request.pipeline, LOCK}
+def _files(request: Request, modules: Iterable[str]) -> dict[str, list[Any]]:
+    """Every project file that the pipeline and its steps' parts import, their data files, and the locked versions."""
+    # families and sources are found by name as well: no import shows those
+    read = closure([*_imports(request.pipeline), *modules, "pipelines.engine.drawing"])
+    paths = {Path(m.path) for m in read} | {data_path(r) for m in read for r in m.resources} | {request.pipeline, LOCK}
     return {os.path.relpath(p, ROOT): [*(_stamp(str(p)) or []), _contents(p)] for p in paths if p.exists()}
 
 
@@ -114,6 +129,13 @@ def _imports(path: Path) -> Iterable[str]:
     from pipelines.engine.code import module
 
     return module(path.stem, path).imports
+
+
+def verdict(manifests: Mapping[str, Mapping[str, Any] | None]) -> int:
+    """The exit code of a finished plan: not 0 if a gate said no."""
+    results = [manifest["result"] for manifest in manifests.values() if manifest]
+    said = [result["verdict"] for result in results if isinstance(result, Mapping) and "verdict" in result]
+    return REFUSED if "REJECT" in said else 0
 
 
 def statuses(found: Iterable[Mapping[str, Any]], store: Store) -> dict[str, dict[str, Any] | None]:

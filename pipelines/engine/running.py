@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.engine.display import console, results, watcher
+from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
-from pipelines.engine.plans import Request, statuses
+from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Tracker, commit, ledger_lines
@@ -32,7 +32,7 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         outcome = runner()
-        code = 0 if outcome.ok else max(_code(e) for e in outcome.errors.values())
+        code = verdict(statuses(nodes, store)) if outcome.ok else max(_code(e) for e in outcome.errors.values())
     except KeyboardInterrupt:
         runner.cancel()
         outcome, code = runner.outcome, INTERRUPTED
@@ -81,22 +81,7 @@ def _say(
         screen.print(f"  {problem}")
     if code == INTERRUPTED:
         screen.print("  Interrupted. The same command continues.")
+    elif code == REFUSED:
+        screen.print("  The gate said no: the model is registered, and the champion stays.")
     elif code:
         screen.print(f"  A step failed. `rayfield show {run}` has its traceback; the same command continues.")
-
-
-def summary(
-    nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """What machines read: a dict for each step."""
-    return [
-        {
-            "step": node["title"],
-            "key": node["key"],
-            "status": status[node["key"]],
-            "describe": (manifests[node["key"]] or {}).get("describe"),
-            "result": (manifests[node["key"]] or {}).get("result"),
-            "cost": (manifests[node["key"]] or {}).get("cost"),
-        }
-        for node in nodes
-    ]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import RayfieldError
-from components.files import is_remote, root, write_atomically
+from components.files import is_remote, root, where, write_atomically
 
 
 class StoreError(RayfieldError):
@@ -128,8 +128,12 @@ class Store:
         return None if data is None else json.loads(data)
 
     def manifest(self, key: str) -> dict[str, Any] | None:
-        """What a key made; None if nothing has."""
-        return self.load(f"keys/{key}.json")
+        """What a key made; None if nothing has, or if an object of it is gone: then it is forgotten and made anew."""
+        found = self.load(f"keys/{key}.json")
+        if found is None or self.remote or all((Path(self.address) / where(d)).exists() for d in _objects(found)):
+            return found
+        self.delete(f"keys/{key}.json")
+        return None
 
     def commit(self, key: str, manifest: dict[str, Any]) -> bool:
         """Says what a key made. The first to say it is right."""
@@ -205,6 +209,17 @@ def _free(lease: dict[str, Any]) -> bool:
     if here:
         return _start(lease["pid"]) != lease["start"]
     return time.time() > lease["until"]
+
+
+def _objects(value: Any) -> Iterator[str]:
+    """The digest of every file that a manifest names."""
+    if isinstance(value, dict):
+        if value.get("@") == "components.files:File":
+            yield value["digest"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _objects(inner)
 
 
 def _permission(address: str, error: OSError) -> str:

@@ -207,8 +207,7 @@ class Tracker:
 
     def _behind(self) -> None:
         for name, record in self.store.runs():
-            if name != self.sender.run and not record.get("tracked"):
-                _bury(self.store, name, record)
+            if name != self.sender.run and not record.get("tracked") and _is_over(self.store, name, record):
                 Sender(self.store, name).send()
                 _mark(self.store, name)
 
@@ -229,10 +228,14 @@ class Tracker:
         return self.sender.ledger.ids
 
 
-def _bury(store: Store, run: str, record: dict[str, Any]) -> None:
-    """A run whose driver is gone has ended, though nobody was left to say so."""
-    if record.get("ended") is None and _free({**record["owner"], "until": record["started"] + 7 * 86400}):
-        store.write(f"runs/{run}/run.json", json.dumps({**record, "ended": time.time(), "code": 5}).encode())
+def _is_over(store: Store, run: str, record: dict[str, Any]) -> bool:
+    """Whether nobody sends a run any more. One whose driver is gone has ended: it is said here."""
+    if record.get("ended") is not None:
+        return True
+    if not _free({**record["owner"], "until": record["started"] + 7 * 86400}):
+        return False  # its own driver sends it; two senders would begin every MLflow run twice
+    store.write(f"runs/{run}/run.json", json.dumps({**record, "ended": time.time(), "code": 5}).encode())
+    return True
 
 
 def _mark(store: Store, run: str) -> None:

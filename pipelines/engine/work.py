@@ -2,11 +2,13 @@
 Running one node: from its plain description to its manifest, in whatever process it is.
 """
 
+import errno
 import importlib
 import os
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from components.artifacts import describe
@@ -21,8 +23,8 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
     """
     Calls the node's step and commits what it made.
 
-    Returns {"ok": True} or {"ok": False, "error", "kind", "traceback"}: an error is a value here, since it must reach
-    the driver whole from any process.
+    Returns {"ok": True} or {"ok": False, "error", "kind", "code", "traceback"}: an error is a value here, since it
+    must reach the driver whole from any process.
     """
     os.environ["RAYFIELD_STORE"] = address
     store = Store(address)
@@ -35,8 +37,11 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
         store.commit(node["key"], manifest(node, run, result, time.time() - began, time.process_time() - cpu))
         return {"ok": True}
     except Exception as error:
-        context.flush()
-        return {"ok": False, "error": sentence(error), "kind": kind_of(error), "traceback": traceback.format_exc()}
+        said = {"error": sentence(error), "kind": kind_of(error), "code": code_of(error)}
+        trace = traceback.format_exc()
+        with suppress(OSError, RayfieldError):  # a full disk may be what went wrong: the first error is the one to tell
+            context.flush()
+        return {"ok": False, **said, "traceback": trace}
 
 
 def step_of(name: str) -> Step:
@@ -87,13 +92,20 @@ def manifest(node: Mapping[str, Any], run: str, result: Any, seconds: float, cpu
 def sentence(error: BaseException) -> str:
     """An error in one line."""
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"The disk is full: {error.filename or 'a file'} was not written. Make room; the same command continues."
     return text if isinstance(error, RayfieldError) else f"{type(error).__name__}: {text}"
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code that an error asks for."""
+    return error.code if isinstance(error, RayfieldError) else 1
 
 
 def kind_of(error: BaseException) -> str:
     """Whose error it is: a user's is never tried again."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return "transient"
     if isinstance(error, RayfieldError):
         return "user"
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "memory"
-    return "transient" if isinstance(error, ConnectionError | TimeoutError) else "code"
+    return "memory" if isinstance(error, MemoryError) or "out of memory" in str(error).lower() else "code"

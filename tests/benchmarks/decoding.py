@@ -62,9 +62,8 @@ def report(name: str, kind: str, files: list[bytes]) -> None:
         slow = min(slow, seconds(lambda: [_by_trimesh(data, kind) for data in files]))
         fast = min(fast, seconds(lambda: [decode(data, kind) for data in files]))
     size, faces = sum(map(len, files)) / 1e6, sum(len(decode(data, kind).faces) for data in files)
-    print(
-        f"{name:<22}{len(files):>6}{size:>8.1f}{faces:>10}{slow:>11.3f}{fast:>9.3f}{slow / fast:>8.1f}{size / fast:>8.0f}"
-    )
+    times = f"{slow:>11.3f}{fast:>9.3f}{slow / fast:>8.1f}{size / fast:>8.0f}"
+    print(f"{name:<22}{len(files):>6}{size:>8.1f}{faces:>10}{times}")
 
 
 def _by_trimesh(data: bytes, kind: str) -> object:

@@ -13,7 +13,7 @@ from components.training import Learner, evaluate, parameter_count
 
 
 def small(**changes):
-    defaults = {"stored": 64, "points": 64, "width": 0.125, "classes": 4, "batch": 8}
+    defaults = {"stored": 64, "points": 64, "width": 0.125, "transforms": "both", "classes": 4, "batch": 8}
     return replace(PointNet.tiny(), **(defaults | changes))
 
 

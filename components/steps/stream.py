@@ -1,0 +1,79 @@
+"""
+The feed for a table that does not fit in memory: its shards pass through Ray Data, shuffled in a buffer.
+
+Unlike the indexed feed its batches depend on the number of workers, and a training that continues begins its pass
+over the data anew.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from components.family import Family
+from components.table import Rows, Table, stable_hash
+from components.training import World
+
+SHARE = 0.25  # of the machine's memory that a training split may take
+GROWTH = 4.0  # what zstd takes off, about
+BUFFER = 8  # batches that are shuffled among each other
+
+
+def too_large(table: Table, family: Family) -> bool:
+    """Whether a family's set would take too much of this machine's memory."""
+    import psutil
+
+    stored = sum(shard.size for shard in table.set(family.representation()).shards)
+    return stored * GROWTH > SHARE * psutil.virtual_memory().total
+
+
+def head(table: Table, family: Family) -> Rows:
+    """The training rows of the first shard that has any: enough for `adapt` to see the columns and the labels."""
+    for shard in table.set(family.representation()).shards:
+        rows = table.open(family.representation(), "train", shards=[shard])
+        if len(rows):
+            return rows
+    return rows
+
+
+def dataset(table: Table, family: Family) -> Any:
+    """The training rows of a family's set as a Ray Dataset, with labels and places."""
+    import ray.data
+
+    one = table.set(family.representation())
+    assets = {row["id"]: row for row in pq.read_table(table.assets.path()).to_pylist()}
+    place_of = {label: place for place, label in enumerate(table.labels)}
+
+    def joined(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        own = [
+            place
+            for place, (name, split) in enumerate(zip(batch["id"], batch["split"], strict=True))
+            if name in assets and (split or assets[name]["split"]) == "train"
+        ]
+        kept = {name: column[own] for name, column in batch.items() if name not in ("id", "split")}
+        kept["label"] = np.array([place_of[assets[name]["label"]] for name in batch["id"][own]], np.int64)
+        kept["id"] = np.array([stable_hash(name) for name in batch["id"][own]], np.int64)
+        return kept
+
+    return ray.data.read_parquet([str(shard.path()) for shard in one.shards]).map_batches(joined, batch_format="numpy")
+
+
+def batches(shard: Any, size: int, seed: int, world: World, device: torch.device) -> Iterator[dict[str, Any]]:
+    """This worker's part of batch after batch, pass after pass; `size` is that of the global batch."""
+    mine = len(range(world.rank, size, world.size))
+    row = torch.arange(world.rank, size, world.size, device=device)
+    number = 0
+    while True:
+        passed = shard.iter_batches(
+            batch_size=mine,
+            batch_format="numpy",
+            drop_last=True,
+            local_shuffle_buffer_size=BUFFER * mine,
+            local_shuffle_seed=seed + number,
+        )
+        for batch in passed:
+            tensors = {name: torch.from_numpy(np.array(column)).to(device) for name, column in batch.items()}
+            yield {**tensors, "index": torch.zeros_like(row), "row": row}
+        number += 1
