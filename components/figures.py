@@ -86,7 +86,7 @@ def scatter_panels(
         dots = place.scatter(xs, values, c=colors, cmap="viridis", s=34)
         if ring is not None:
             place.scatter(xs[ring : ring + 1], values[ring : ring + 1], s=140, facecolors="none", edgecolors="crimson")
-        if not words and min(xs) > 0 and max(xs) > 10 * min(xs):
+        if not words and min(across) > 0 and max(across) > 10 * min(across):
             place.set_xscale("log")
         place.set_xlabel(name)
     for row in axes:

@@ -125,7 +125,8 @@ def _coordinates(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 
 def _to_grid(values: NDArray[np.float32]) -> bytes:
     low, step, places = grid(values)
-    steps = np.diff(places.astype(np.int32), axis=0, prepend=0).T  # [axes, V]
+    wide = places.T.astype(np.int32)  # [axes, V]
+    steps = wide - np.hstack([np.zeros_like(wide[:, :1]), wide[:, :-1]])
     near = ((steps + 32768) % 65536 - 32768).astype(np.int32)  # the way around the end of 16 bits is shorter
     zigzag = ((near << 1) ^ (near >> 31)).astype(np.uint16)
     return np.array([*low, step], "<f4").tobytes() + _planes(zigzag.astype("<u2"))

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, dataclass_transform
 
@@ -129,16 +129,26 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(folder.__path__))
 
 
-def find(name: str, settings: Mapping[str, str] | None = None) -> Source:
-    """The source whose file is called `name`, with these fields."""
+def kind_of(name: str) -> type[Source]:
+    """The source whose file is called `name`."""
     if name not in names():
         raise UsageError(f"No source {name!r}.{nearest(name, names())} There are {', '.join(names())}.")
     module = importlib.import_module(f"components.sources.{name}")
     own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Source)]
     (kind,) = [c for c in own if c.__module__ == module.__name__]
+    return kind
+
+
+def find(name: str, settings: Mapping[str, str] | None = None) -> Source:
+    """The source whose file is called `name`, with these fields."""
+    kind = kind_of(name)
     known = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
     for field_name in settings or {}:
         if field_name not in known:
             words = f"It has {', '.join(known)}." if known else "It has none."
             raise UsageError(f"Source {name!r} has no field {field_name!r}.{nearest(field_name, known)} {words}")
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    for field_name in needed:
+        if field_name not in (settings or {}):
+            raise UsageError(f"Source {name!r} needs --{field_name}, but it was not given.")
     return kind(**{n: read(text, known[n], f"--{n}") for n, text in (settings or {}).items()})

@@ -164,8 +164,8 @@ class Learner:
         ours, theirs = self.state.average, self.state.net
         for mean, value in zip(ours.parameters(), theirs.parameters(), strict=True):
             mean.lerp_(value, 1 - keep)
-        for mean, value in zip(ours.buffers(), theirs.buffers(), strict=True):
-            mean.copy_(value)
+        for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True):
+            mine.copy_(other)
 
     # Checkpoints
 

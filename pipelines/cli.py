@@ -214,7 +214,7 @@ def show(name: str | None, store: str, as_json: bool) -> None:
     place = _store(store)
     found = dict(place.runs())
     name = name or next(iter(found), None)
-    if name not in found:
+    if name is None or name not in found:
         raise UsageError(f"No run {name!r} in {place.address}. `rayfield status` lists them.")
     from pipelines.engine.running import ledger_lines
 

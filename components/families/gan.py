@@ -9,7 +9,16 @@ Paper       Goodfellow et al. 2014, arXiv 1406.2661; Radford, Metz, Chintala 201
 Reference   github pytorch/examples/dcgan @77f55b9
 Size        6,342,272 parameters at paper(), 64 pixels: generator 3,576,704, discriminator 2,765,568
 Run         rayfield run imagine --size tiny
-Expect      to be measured
+Expect      tiny, 3,000 updates in 100 CPU seconds, on 1,140 unseen views of 95 pieces of furniture:
+
+    kid_random           fd_random        what it is
+    0.0045 +- 0.0033     0.26 +- 0.10     tiny()
+    0.0008 +- 0.0018     0.10 +- 0.06     views of other pieces: no model is expected below
+    0.0526 +- 0.0101     1.50 +- 0.18     a Gaussian over 50 principal components
+    0.1280 +- 0.0108     5.81 +- 0.26     a Gaussian of every pixel
+
+            ImageNet's features, of 400 views, see more: kid_effl0 is 0.57 +- 0.02 beside 0.01 +- 0.01 of other pieces,
+            and 1.73 +- 0.06 of 20 principal components. Outlines and colours are furniture's; parts and edges are not.
 Workers     BatchNorm uses the statistics of a worker's own rows, so a result depends on the number of workers
 """
 

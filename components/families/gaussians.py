@@ -101,9 +101,9 @@ class Gaussians(Family):
     @classmethod
     def tiny(cls) -> Self:
         """Few small pictures: gradients are larger, and opacities have no time to grow again after a reset."""
-        cloud = cls(views=32, size=64, points=600, max_gaussians=2000, steps=1500, lr=1e-3, sh_degree=1, sh_every=1)
-        often = replace(cloud, refine_start=100, refine_every=50, refine_stop=0.6, reset_every=0)
-        return replace(often, densify_gradient=1e-3, prune_opacity=0.02)
+        cloud = cls(views=48, size=64, hold_out=6, points=1000, max_gaussians=2000, steps=1200, lr=1e-3, sh_degree=1)
+        often = replace(cloud, sh_every=1, refine_start=100, refine_every=50, refine_stop=0.6, reset_every=0)
+        return replace(often, densify_gradient=1e-3, prune_opacity=0.02, lr_scale=0.01, lr_rotation=0.01)
 
     # What it learns from
 

@@ -13,7 +13,7 @@ Workers     normalisation uses each worker's own rows, and dropout draws anew on
 # B clouds, N points, C channels, K classes
 
 from dataclasses import replace
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -124,14 +124,14 @@ class PointNet(Classifier):
                 module.momentum = self.momentum(state.step)
         return super().update(state, batch)
 
-    def features(self, net: nn.Module, batch: Batch) -> Tensor:
+    def features(self, net: Any, batch: Batch) -> Tensor:
         """The global feature: the maximum over points, [B, C]."""
         return net(self._given(batch)).feature
 
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
         return {**super().figures(net, batch), "critical_points": self.critical_points(net, batch)}
 
-    def critical_points(self, net: nn.Module, batch: Batch, *, shapes: int = 6) -> Picture:
+    def critical_points(self, net: Any, batch: Batch, *, shapes: int = 6) -> Picture:
         """Front views: grey, every point; red, those that alone decide the global feature."""
         from components.figures import figure
 

@@ -7,7 +7,9 @@ Paper       van der Maaten, Hinton, JMLR 2008; Barnes-Hut: van der Maaten, JMLR 
 Reference   github pavlin-policar/openTSNE @6287bbf; scikit-learn 1.9.1
 Size        12,000 parameters at paper(): the map, 2 N, of N = 6,000 points; what is kept of the points is not counted
 Run         rayfield run embed --size tiny
-Expect      tiny: to be measured
+Expect      tiny, on VoxNet's 128 features of the 446 bundled shapes (one run, 3 s): trustworthiness 0.974, where the
+            two principal axes have 0.852; 0.738 of the shapes have their neighbours' class (axes: 0.561), but
+            VoxNet was trained on 309 of them: on its 95 test shapes alone 0.897 (axes 0.831), and 0.379 (axes 0.326)
 Exempt      3: one map, one worker (its gradient needs all points); 6: new points are refused, for the method has no
             function from a new point to the map
 """
@@ -96,7 +98,7 @@ class Tsne(Family):
         return Map(self.points)
 
     @torch.no_grad()
-    def initialize(self, net: nn.Module, rows: Rows, generator: torch.Generator) -> None:
+    def initialize(self, net: Any, rows: Rows, generator: torch.Generator) -> None:
         x = rows["features"].double()
         if self.metric == "cosine":
             x = x / x.norm(dim=1, keepdim=True).clamp(min=TINY)
@@ -126,14 +128,14 @@ class Tsne(Family):
         return {"loss": divergence}
 
     @torch.no_grad()
-    def descend(self, net: nn.Module, factor: float) -> tuple[Tensor, Tensor]:
+    def descend(self, net: Any, factor: float) -> tuple[Tensor, Tensor]:
         """The divergence, and the gradient [N, 2] with P multiplied by `factor`."""
         if self.method == "barnes_hut":
             return approximate_gradient(net.sparse(), net.positions, factor, self.angle)
         kernel, q = affinities(net.positions)
         return divergences(net.joint, q).sum(), gradient(factor * net.joint, kernel, q, net.positions)
 
-    def metrics(self, net: nn.Module, batch: Batch) -> dict[str, Any]:
+    def metrics(self, net: Any, batch: Batch) -> dict[str, Any]:
         """Each point's part of the divergence, of the untrustworthiness, and of the vote of its neighbours."""
         mine = self.places(net, batch)
         gap = torch.cdist(net.positions[mine].double(), net.positions.double())  # [B, N]
@@ -163,11 +165,11 @@ class Tsne(Family):
             scores["neighbour_accuracy"] = float(totals["right"] / totals["known"])
         return scores
 
-    def predict(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def predict(self, net: Any, batch: Batch) -> dict[str, Tensor]:
         """`position` [B, 2] on the map of points that it was fitted on."""
         return {"position": net.positions[self.places(net, batch)]}
 
-    def places(self, net: nn.Module, batch: Batch) -> Tensor:
+    def places(self, net: Any, batch: Batch) -> Tensor:
         """Where the rows of a batch stand on the map, [B], by their ids."""
         same = batch["id"][:, None] == net.id[None]
         if not same.any(1).all():
@@ -248,7 +250,7 @@ class DeltaBarDelta(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "least": least})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameter in group["params"]:
                 state, slope = self.state[parameter], parameter.grad

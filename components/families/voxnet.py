@@ -11,7 +11,7 @@ Expect      tiny: to be measured; paper: 0.83 mean over the classes of ModelNet4
 # B grids, X Y Z voxels along each axis (Y is up), C channels, K classes
 
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ class VoxNet(Classifier):
     def logits(self, net: nn.Module, batch: Batch) -> Tensor:
         return net(batch["voxels"])
 
-    def features(self, net: nn.Module, batch: Batch) -> Tensor:
+    def features(self, net: Any, batch: Batch) -> Tensor:
         """What the layer before the last answers, [B, hidden]."""
         return net.embed(batch["voxels"])
 
@@ -154,8 +154,7 @@ class Net(nn.Module):
         self.apply(_initialize)
 
     def embed(self, voxels_BXYZ: Tensor) -> Tensor:
-        dtype = self.head[1].weight.dtype
-        return self.body(voxels_BXYZ.unsqueeze(1).to(dtype))
+        return self.body(voxels_BXYZ.unsqueeze(1).to(next(self.parameters()).dtype))
 
     def forward(self, voxels_BXYZ: Tensor) -> Tensor:
         return self.head(self.embed(voxels_BXYZ))
@@ -169,7 +168,8 @@ def _initialize(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.01)
     else:
         return
-    nn.init.zeros_(module.bias)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def shifted(grids_BXYZ: Tensor, steps_B3: Tensor) -> Tensor:

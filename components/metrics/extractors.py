@@ -12,7 +12,7 @@ What turns pictures into features, and the distances of features: each number is
 
 # N pictures, C channels, H rows, W columns, D features
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -112,7 +112,7 @@ class Judged:
 
 def random_features() -> Extractor:
     """
-    A network of fixed random weights, [N, 96].
+    A network of fixed random weights, [N, 192].
 
     Such features order samples much as learned ones do, and favour no data set (Naeem et al. 2020, section 4).
     """
@@ -143,25 +143,33 @@ def resized(pictures: Tensor, side: int) -> Tensor:
 
 
 class RandomNetwork(nn.Module):
-    """Three convolutions; each level's mean over the picture, and the last one's over its quarters."""
+    """
+    Three levels of fixed random filters, and the same without their means, which see edges only.
+
+    What each channel answers is averaged over the picture. Filters as drawn see layout and colour; detail, which edges
+    see, is lost beside those: a blurred picture would score well. The root keeps a few busy pictures from deciding all.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         # RandomState: NumPy promises its stream for good, and torch promises none
         draws = np.random.RandomState(0)
-        self.levels = nn.ModuleList()
-        for inward, outward in ((3, 16), (16, 32), (32, 48)):
-            level = nn.Conv2d(inward, outward, 3, padding=1, bias=False)
-            weight = draws.standard_normal(tuple(level.weight.shape)) * np.sqrt(2 / (9 * inward))
-            level.weight = nn.Parameter(torch.tensor(weight, dtype=torch.float32), requires_grad=False)
-            self.levels.append(level)
+        for level, (inward, outward) in enumerate(((3, 16), (16, 32), (32, 48))):
+            weight = draws.standard_normal((outward, inward, 3, 3)) * np.sqrt(2 / (9 * inward))
+            self.register_buffer(f"filters{level}", torch.tensor(weight, dtype=torch.float32))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        means = []
-        for level in self.levels:
-            x_NCHW = F.avg_pool2d(F.relu(level(x_NCHW)), 2)
-            means.append(x_NCHW.mean((2, 3)))
-        return torch.cat(means, 1)
+        filters = list(self.buffers())
+        edges = [weight - weight.mean((1, 2, 3), keepdim=True) for weight in filters]
+        return torch.cat([_means(x_NCHW, filters), 2.5 * _means(x_NCHW, edges).sqrt()], 1)  # of one size, about
+
+
+def _means(x_NCHW: Tensor, filters: Sequence[Tensor]) -> Tensor:
+    means = []
+    for weight in filters:
+        x_NCHW = F.avg_pool2d(F.relu(F.conv2d(x_NCHW, weight, padding=1)), 2)
+        means.append(x_NCHW.mean((2, 3)))
+    return torch.cat(means, 1)
 
 
 def _by_random(pictures: Tensor) -> Tensor:

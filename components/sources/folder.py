@@ -47,7 +47,8 @@ class Folder(Source):
             raise Unreadable(f"the file cannot be read: {error.strerror or error}") from None
 
     def watch(self) -> Iterable[Path]:
-        return [Path(self.root)]
+        root = Path(self.root)
+        return [root, *root.rglob("*")]
 
 
 def shapes(root: str) -> dict[str, Path]:

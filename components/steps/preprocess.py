@@ -191,8 +191,8 @@ def _array(values: Sequence[Any], column: Column) -> pa.Array:
         raise ValueError(f"a column declared as {column.shape} has rows of {stacked.shape[1:]}")
     if not column.shape:
         return pa.array(stacked)
-    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(dtype), column.shape)
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(stacked.reshape(-1)), int(np.prod(column.shape)))
+    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(dtype), stacked.shape[1:])
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(stacked.reshape(-1)), int(np.prod(stacked.shape[1:])))
     return pa.ExtensionArray.from_storage(kind, flat)
 
 

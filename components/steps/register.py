@@ -56,8 +56,19 @@ def register(scores: Scores, *, name: str, gate: Gate = OPEN, force: bool = Fals
     key = context.key(scores=scores, name=name)
     try:
         return _transaction(scores, checkpoint, name, gate, force, key, context)
-    except ConnectionError as error:
-        raise TrackingDown(f"MLflow at {tracking_uri()} does not answer: {error}. Run again when it does.") from error
+    except Exception as error:
+        if not is_down(error):
+            raise
+        raise TrackingDown(f"MLflow at {tracking_uri()} does not answer. Run again when it does.") from error
+
+
+def is_down(error: Exception) -> bool:
+    """Whether the server could not be reached: MLflow wraps what the network said in an error of its own."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, ConnectionError) or (
+        isinstance(error, MlflowException) and isinstance(error.__context__, OSError)
+    )
 
 
 def _transaction(
@@ -86,6 +97,8 @@ def client() -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # MLflow's own 7 keep a dead server for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from filelock import FileLock
 
     with warnings.catch_warnings():

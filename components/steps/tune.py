@@ -6,7 +6,7 @@ seed, i). Rungs are successive halving over each group of trials, on the validat
 entry of the store, so a killed tuning repeats nothing, and sixteen trials begin with the eight that have run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -104,7 +104,12 @@ def tune(
 
 def taken(family: Family, best: Family) -> Family:
     """The family with what its space names taken over; what `adapt` found is found again by `train`."""
-    return replace(family, **{name: getattr(best, name) for name in best.space()})
+    return changed(family, {name: getattr(best, name) for name in best.space()})
+
+
+def changed(family: Family, values: Mapping[str, Any]) -> Family:
+    """The family with other values of some fields."""
+    return replace(family, **values)
 
 
 def sample(family: Family, trials: int, seed: int) -> list[Family]:
@@ -113,13 +118,13 @@ def sample(family: Family, trials: int, seed: int) -> list[Family]:
 
     space = family.space()
     for name in space:
-        if replace(family, **{name: space[name].at(0.3)}).representation() != family.representation():
+        if changed(family, {name: space[name].at(0.3)}).representation() != family.representation():
             raise UsageError(f"{family.name}.{name} decides what is preprocessed: tune it by a loop over families.")
     names = sorted(space)
     count = 1 << max(0, (trials - 1)).bit_length()
     points = qmc.Sobol(len(names), scramble=True, rng=np.random.default_rng(seed)).random(max(count, 1))
     chosen = [{n: space[n].at(float(u)) for n, u in zip(names, point, strict=True)} for point in points[: trials - 1]]
-    return [family, *(replace(family, **values) for values in chosen)]
+    return [family, *(changed(family, values) for values in chosen)]
 
 
 def rungs(family: Family, group: int) -> tuple[int, ...]:

@@ -166,7 +166,7 @@ def smaller(mesh: Mesh) -> Mesh:
     if len(faces) <= FACES:
         return in_order(vertices, faces, colors, palette)
     triangles = decimated(vertices, faces)
-    points, less = welded(triangles.reshape(-1, 3), np.arange(3 * len(triangles)).reshape(-1, 3))
+    points, less = welded(triangles.reshape(-1, 3), np.arange(3 * len(triangles), dtype=np.int32).reshape(-1, 3))
     return in_order(points, less, voted(Mesh(vertices, faces), colors, triangles), palette)
 
 
@@ -204,7 +204,9 @@ def simplified(triangles: NDArray[np.float32], target: int) -> NDArray[np.float3
     """Quadric decimation to `target` triangles, or to the first of its doubles that keeps the area."""
     area = sampling.areas(triangles.astype(np.float64)).sum()
     low, size = triangles.min(axis=(0, 1)), np.ptp(triangles.reshape(-1, 3), axis=0).max()
-    points, faces = welded((triangles.reshape(-1, 3) - low) / size, np.arange(3 * len(triangles)).reshape(-1, 3))
+    points, faces = welded(
+        (triangles.reshape(-1, 3) - low) / size, np.arange(3 * len(triangles), dtype=np.int32).reshape(-1, 3)
+    )
     while target < len(triangles):
         fewer, less = fast_simplification.simplify(points, faces, target_count=target)
         out = fewer[less] * size + low
@@ -219,7 +221,7 @@ def thinned(parts: list[NDArray[np.float32]], room: int) -> list[NDArray[np.floa
     if sum(map(len, parts)) <= 1.1 * room:
         return parts
     order = np.random.default_rng(0).permutation(len(parts))
-    until = np.searchsorted(np.cumsum([len(parts[k]) for k in order]), room) + 1
+    until = int(np.searchsorted(np.cumsum([len(parts[k]) for k in order]), room)) + 1
     until = max(until, int(len(parts) / GROWTH**2))
     kept = [parts[k] for k in sorted(order[:until])]
     area = [sum(sampling.areas(part.astype(np.float64)).sum() for part in some) for some in (parts, kept)]

@@ -53,10 +53,15 @@ def _parsed(path: str, stamp: tuple[int, int]) -> tuple[str, frozenset[str], fro
         elif isinstance(node, ast.ImportFrom):
             whole = _absolute(node, Path(path))
             names |= {whole} | {f"{whole}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and "resource" in (getattr(node.func, "id", ""), getattr(node.func, "attr", "")):
+        elif isinstance(node, ast.Call) and _called(node) == "resource":
             resources |= {a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
     text = ast.dump(_without_words(tree))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), frozenset(names), frozenset(resources)
+
+
+def _called(node: ast.Call) -> str:
+    """The last word of what is called."""
+    return getattr(node.func, "id", getattr(node.func, "attr", ""))
 
 
 def _absolute(node: ast.ImportFrom, path: Path) -> str:

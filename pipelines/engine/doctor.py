@@ -44,7 +44,7 @@ def _python(_: Store) -> tuple[bool, str]:
 def _packages(_: Store) -> tuple[bool, str]:
     wrong = []
     for line in LOCK.read_text().splitlines():
-        name, _, wanted = line.partition("==")
+        name, wanted = line.split("==")
         try:
             have = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:

@@ -2,13 +2,14 @@
 Drawing a pipeline: its function runs once, in milliseconds, and every step that it calls becomes a node.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from components.artifacts import Gate
-from components.errors import UsageError
+from components.errors import UsageError, nearest
 from components.family import Family, find, overriding, read_field
+from components.plain import class_of
 from components.step import Handle, Step, current_drawing
 from pipelines.engine.code import path_of
 from pipelines.engine.keys import digest, in_key, in_plan, ingredients, modules_of
@@ -45,7 +46,7 @@ class Graph:
         counted = {name: in_key(value) for name, value in arguments.items() if name not in step.aside}
         made_of = ingredients(modules, counted, self.seed)
         key = digest({"step": step.name, **made_of})
-        check_gates(arguments)
+        check_gates(arguments, self._scores_behind(arguments))
         if key not in self.nodes:
             self.nodes[key] = Node(
                 key=key,
@@ -60,6 +61,21 @@ class Graph:
             )
         handles_out = tuple(Handle(step.name, key, name) for name in step.outputs or ("",))
         return handles_out if step.outputs else handles_out[0]
+
+    def _scores_behind(self, arguments: Mapping[str, Any]) -> list[str]:
+        """What the families that led to these arguments are scored by; nothing where that is not known yet."""
+        waiting, behind = {handle.key for handle in handles(arguments)}, set[str]()
+        while waiting:
+            key = waiting.pop()
+            behind.add(key)
+            waiting |= set(self.nodes[key].needs) - behind
+        parameters = [self.nodes[key].parameters for key in behind]
+        kinds = {v.get("@", "") for own in parameters for v in own.values() if isinstance(v, Mapping)}
+        families = [class_of(kind) for kind in kinds if kind.startswith("components.families.")]
+        undeclared = [f for f in families if f.goal.name not in f.scores]  # type: ignore[attr-defined]
+        if undeclared or any(own.get("extractor") for own in parameters):
+            return []
+        return sorted({name for family in families for name in family.scores})  # type: ignore[attr-defined]
 
 
 def draw(pipeline: Callable[..., None], values: Mapping[str, Any], settings: Mapping[str, Mapping[str, str]]) -> Graph:
@@ -129,10 +145,13 @@ def resources_of(arguments: Mapping[str, Any]) -> dict[str, float]:
     return {"CPU": float(least), "GPU": float((gpus or 0) * max(least, 1))}
 
 
-def check_gates(arguments: Mapping[str, Any]) -> None:
-    """A gate's thresholds are numbers of names; names are compared with the family's scores when they are known."""
+def check_gates(arguments: Mapping[str, Any], scores: Sequence[str]) -> None:
+    """A gate's thresholds are numbers, and its names are among the scores of the families behind it."""
     for value in arguments.values():
         if isinstance(value, Gate):
             for name, threshold in {**value.least, **value.most}.items():
                 if isinstance(threshold, Handle) or not isinstance(threshold, int | float):
                     raise UsageError(f"The threshold of {name!r} must be a number, but got {threshold!r}.")
+                if scores and name not in scores:
+                    near = nearest(name, scores)
+                    raise UsageError(f"A gate asks for a score, but got {name!r}.{near} There are {', '.join(scores)}.")

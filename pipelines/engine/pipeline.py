@@ -60,7 +60,10 @@ def find(name: str) -> Path:
 
 def sketch(path: Path) -> Sketch:
     """What the file says of its pipeline; nothing is imported."""
-    tree = ast.parse(path.read_bytes())
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        raise UsageError(f"{path}, line {error.lineno}, is not Python: {error.msg}.") from None
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and any(getattr(d, "id", "") == "pipeline" for d in node.decorator_list):
             doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""
@@ -76,11 +79,19 @@ def _parameters(node: ast.FunctionDef) -> list[Parameter]:
         Parameter(
             a.arg,
             ast.unparse(a.annotation) if a.annotation else "str",
-            str(ast.literal_eval(d)) if d is not None else "",
+            _written(d) if d is not None else "",
             help_.get(a.arg, ""),
         )
         for a, d in zip(arguments, defaults, strict=True)
     ]
+
+
+def _written(default: ast.expr) -> str:
+    """A default as people would type it, or as the file has it."""
+    try:
+        return str(ast.literal_eval(default))
+    except ValueError:
+        return ast.unparse(default)
 
 
 def _help(doc: str) -> dict[str, str]:
@@ -101,7 +112,23 @@ def load(path: Path) -> Callable[..., None]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-    return next(v for v in vars(module).values() if getattr(v, "is_pipeline", False))
+    own = [v for v in vars(module).values() if getattr(v, "is_pipeline", False) and v.__module__ == name]
+    return own[0]
+
+
+def _all_known(function: Callable[..., None], source: str, given: Mapping[str, str]) -> None:
+    """What is no parameter of the pipeline must be a field of its source."""
+    from dataclasses import fields
+
+    from components.source import kind_of
+
+    parameters, own = list(inspect.signature(function).parameters), [f.name for f in fields(kind_of(source))]
+    for name in given:
+        if name not in own:
+            raise UsageError(
+                f"Neither pipeline {function.__name__!r} nor source {source!r} has {name!r}."
+                f"{nearest(name, parameters + own)} They have {', '.join(parameters)}; {', '.join(own)}."
+            )
 
 
 def _unknown(function: Callable[..., None], name: str) -> UsageError:
@@ -143,7 +170,9 @@ def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapp
         given = texts.get(name, parameter.default)
         if kind is Source and isinstance(given, str):
             word, *more = given.split()
-            found[name] = find_source(word, {**options(more), **source})
+            settings = {**options(more), **source}
+            _all_known(function, word, settings)
+            found[name] = find_source(word, settings)
         elif (
             isinstance(kind, type)
             and issubclass(kind, Family)

@@ -17,7 +17,7 @@ from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Tracker, commit, ledger_lines
 
-__all__ = ["execute", "ledger_lines", "summary"]
+__all__ = ["execute", "ledger_lines"]
 
 INTERRUPTED = 5
 

@@ -1,6 +1,6 @@
 """A small ball, fitted: what the number of Gaussians does to everything that hangs on it."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from unittest.mock import patch
 
@@ -20,9 +20,25 @@ from components.training import Learner, evaluate
 from tests.support import doubled, learn_together, stacked
 
 SMALL = Gaussians(
-    **{"views": 18, "size": 48, "hold_out": 6, "points": 200, "max_gaussians": 300, "steps": 150, "lr": 1e-3},
-    **{"sh_degree": 1, "sh_every": 40, "densify_gradient": 1e-3, "prune_opacity": 0.02},
-    **{"refine_start": 20, "refine_every": 20, "refine_stop": 0.7, "reset_every": 0},
+    views=18,
+    size=48,
+    hold_out=6,
+    points=200,
+    max_gaussians=300,
+    steps=150,
+    sh_degree=1,
+    sh_every=40,
+    reset_every=0,
+    lr=3e-3,
+    lr_color=0.01,
+    lr_rotation=0.01,
+    lr_scale=0.02,
+    lr_opacity=0.1,
+    densify_gradient=1e-3,
+    prune_opacity=0.02,
+    refine_start=20,
+    refine_every=20,
+    refine_stop=0.7,
 )
 
 
@@ -120,7 +136,7 @@ def test_held_out_pictures_are_better_than_the_mean_picture():
     logged = list(one.run())
     scores = family.score(evaluate(family, one.best_net, held_out))
     truth, mean = held_out["color"].double() / 255, rows["color"].double().mean(0, keepdim=True) / 255
-    assert scores["psnr"] > max(19, float(psnr(mean.expand_as(truth), truth).mean()) + 3)
+    assert scores["psnr"] > float(psnr(mean.expand_as(truth), truth).mean()) + 4
     assert scores["gaussians"] == count(one)
     assert logged[-1]["loss"] < logged[0]["loss"] / 2
     assert 0.5 < scores["ssim"] < 1
@@ -208,8 +224,8 @@ def test_a_reset_of_opacities_comes_in_time_and_the_pictures_recover():
     state = one.state.optimizers["main"].state[one.state.net.logits]
     assert not state["exp_avg"].any() and not state["exp_avg_sq"].any()
     worse = float(one.update(31)["loss"])
-    after = [float(logged["loss"]) for logged in one.run(60)][-1]
-    assert worse > 2 * max(before, dark) and after < worse / 2
+    after = [float(logged["loss"]) for logged in one.run(110)][-1]
+    assert worse > 1.5 * max(before, dark) and after < worse / 2
 
 
 def test_says_when_a_score_follows_a_reset_too_closely():
@@ -232,8 +248,8 @@ def test_only_the_means_learn_ever_more_slowly():
     first = {group["name"]: group["lr"] for group in one.state.optimizers["main"].param_groups}
     one._schedule(149)
     last = {group["name"]: group["lr"] for group in one.state.optimizers["main"].param_groups}
-    assert first.pop("means") == pytest.approx(1e-3 * scene()[0].extent)
-    assert last.pop("means") == pytest.approx(1e-5 * scene()[0].extent, rel=0.05)
+    assert first.pop("means") == pytest.approx(3e-3 * scene()[0].extent)
+    assert last.pop("means") == pytest.approx(3e-5 * scene()[0].extent, rel=0.05)
     assert last == first
 
 
@@ -255,10 +271,21 @@ def test_a_checkpoint_restores_whatever_their_number():
     assert one.dump() == other.dump()
 
 
+class Dented(Gaussians):
+    """No Gaussian is round: turning a round one has no gradient but rounding, and Adam makes whole steps of that."""
+
+    def initialize(self, net, rows, generator):
+        super().initialize(net, rows, generator)
+        net.log_scales.data += torch.randn(net.log_scales.shape, generator=generator) / 3
+
+
 def test_workers_decide_alike_and_as_one_alone():
     """Two workers, one with two views and one with one, through two refinements, in double precision."""
     family, rows, _ = scene()
-    family, rows = replace(family, batch=3, refine_start=4, refine_every=4, max_gaussians=10_000), doubled(rows)
+    family, rows = (
+        replace(Dented(**asdict(family)), batch=3, refine_start=4, refine_every=4, max_gaussians=10_000),
+        doubled(rows),
+    )
 
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -294,7 +321,7 @@ def test_draws_what_cameras_see():
         answer = family.predict(net, family.example(held_out))["color"]
         figures = family.figures(net, held_out.batch([0, 1, 2]))
     assert answer.shape == (2, 48, 48, 3) and answer.dtype == torch.uint8
-    assert (answer[:, 0, 0] == 255).all() and answer[:, 24, 24].min() < 200
+    assert (answer[:, 0, 0] > 200).all() and answer[:, 24, 24].min() < 200
     assert figures["truth_beside_splats"].shape[2] == figures["turntable"].shape[2] == 3
     assert (figures["truth_beside_splats"][:48, :48] == held_out["color"][0].numpy()).all()
 

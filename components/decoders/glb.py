@@ -1,0 +1,229 @@
+"""
+Binary glTF 2: the triangles of a scene where its nodes put them, with base colours and their pictures.
+"""
+
+# F triangles
+
+import base64
+import json
+import struct
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.decoders.shared import GREY, Look, Picture, Resolve, read_picture, unit_to_bytes, within
+from components.mesh import Mesh
+from components.source import Unreadable
+
+TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+IDENTITY = np.eye(4)
+TRIANGLES, STRIP, FAN = 4, 5, 6
+EXTENSIONS = {"KHR_mesh_quantization", "KHR_materials_unlit", "KHR_texture_transform", "KHR_materials_specular"}
+
+
+def read(data: bytes, resolve: Resolve) -> Mesh:
+    """Binary glTF 2: the triangles of the default scene where its nodes put them, base colours and their pictures."""
+    try:
+        return _mesh(_Scene(*_chunks(data), resolve))
+    except (KeyError, IndexError) as error:
+        raise Unreadable(f"its scene names what the file has not: {error}") from None
+
+
+def _mesh(scene: "_Scene") -> Mesh:
+    """All primitives as one mesh; it has colours of vertices only where every primitive has."""
+    pieces = [piece for node, matrix in scene.nodes() for piece in scene.primitives(node, matrix)]
+    if not pieces:
+        raise Unreadable("its scene has no triangles")
+    order = list(dict.fromkeys(p["material"] for p in pieces))
+    looks = [scene.look(material) for material in order]
+    materials = np.repeat([order.index(p["material"]) for p in pieces], [len(p["faces"]) for p in pieces])
+    all_colored = all(p["colors"] is not None for p in pieces)
+    starts = np.cumsum([0] + [len(p["vertices"]) for p in pieces], dtype=np.int32)
+    if len(pieces) > 1 and not all(within(p["faces"], len(p["vertices"])) for p in pieces):
+        raise Unreadable("a face names a vertex that its primitive has not")
+    faces = [p["faces"] + start if start else p["faces"] for p, start in zip(pieces, starts[:-1], strict=True)]
+    has_pictures = any(picture is not None for _, picture in looks)
+    return Mesh(
+        _one(p["vertices"] for p in pieces),
+        _one(faces),
+        materials.astype(np.int32),
+        np.array([color for color, _ in looks], np.uint8),
+        vertex_colors=_one(p["colors"] for p in pieces) if all_colored else None,
+        uv=_one(scene.coordinates(p["attributes"], p["faces"]) for p in pieces) if has_pictures else None,
+        textures=tuple(picture for _, picture in looks),
+    )
+
+
+def _one(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    """The arrays as one; a single one is not copied."""
+    listed = list(arrays)
+    return listed[0] if len(listed) == 1 else np.concatenate(listed)
+
+
+def _chunks(data: bytes) -> tuple[dict[str, Any], Any]:
+    """The JSON of a GLB, and its binary chunk."""
+    if len(data) < 20 or data[:4] != b"glTF":
+        raise Unreadable("a GLB starts with 'glTF' and its length, but this file does not")
+    version, length = struct.unpack_from("<II", data, 4)
+    if version != 2:
+        raise Unreadable(f"its glTF version must be 2, but is {version}")
+    if length > len(data):
+        raise Unreadable(f"its header names {length} bytes, but the file has {len(data)}: it is cut short")
+    chunks: dict[int, memoryview] = {}
+    at = 12
+    while at + 8 <= length:
+        size, kind = struct.unpack_from("<II", data, at)
+        chunks.setdefault(kind, memoryview(data)[at + 8 : at + 8 + size])
+        at += 8 + size
+    try:
+        return json.loads(bytes(chunks.get(0x4E4F534A, b""))), chunks.get(0x004E4942, b"")
+    except ValueError as error:
+        raise Unreadable(f"the JSON of its scene cannot be read: {error}") from None
+
+
+class _Scene:
+    """A glTF document and its bytes."""
+
+    def __init__(self, document: dict[str, Any], binary: Any, resolve: Resolve) -> None:
+        unknown = set(document.get("extensionsRequired", [])) - EXTENSIONS
+        if unknown:
+            raise Unreadable(f"it needs the glTF extension {min(unknown)}, which is not read here: export it without")
+        self.document, self.binary, self.resolve = document, binary, resolve
+
+    def nodes(self) -> list[tuple[dict[str, Any], NDArray[np.float64]]]:
+        """The nodes of the scene, each with its matrix to the world."""
+        every = self.document.get("nodes", [])
+        scenes = self.document.get("scenes", [])
+        inner = {child for node in every for child in node.get("children", [])}
+        roots = [i for i in range(len(every)) if i not in inner]
+        if scenes:
+            roots = scenes[self.document.get("scene", 0)].get("nodes", [])
+        out: list[tuple[dict[str, Any], NDArray[np.float64]]] = []
+        waiting = [(i, IDENTITY) for i in reversed(roots)]
+        while waiting and len(out) <= len(every):  # a node has one parent: more visits than nodes would be a ring
+            i, above = waiting.pop()
+            own = _local(every[i])
+            matrix = above if own is IDENTITY else above @ own
+            out.append((every[i], matrix))
+            waiting += [(child, matrix) for child in reversed(every[i].get("children", []))]
+        return out
+
+    def primitives(self, node: dict[str, Any], matrix: NDArray[np.float64]) -> list[dict[str, Any]]:
+        """The parts of a node's mesh that are made of triangles, in the world."""
+        if "mesh" not in node:
+            return []
+        every = self.document["meshes"][node["mesh"]]["primitives"]
+        return [self._primitive(p, matrix) for p in every if p.get("mode", TRIANGLES) >= TRIANGLES]
+
+    def _primitive(self, primitive: dict[str, Any], matrix: NDArray[np.float64]) -> dict[str, Any]:
+        attributes = primitive["attributes"]
+        vertices = self.values(attributes["POSITION"])
+        index = np.arange(len(vertices)) if "indices" not in primitive else self.values(primitive["indices"])[:, 0]
+        faces = _strips(index.astype(np.int32), primitive.get("mode", TRIANGLES))
+        if matrix is not IDENTITY:
+            vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
+            if np.linalg.det(matrix[:3, :3]) < 0:
+                faces = faces[:, ::-1]  # a mirror turns every face around
+        colors = _to_srgb(self.values(attributes["COLOR_0"])[:, :3]) if "COLOR_0" in attributes else None
+        return {
+            "vertices": np.ascontiguousarray(vertices, np.float32),
+            "faces": np.ascontiguousarray(faces),
+            "material": primitive.get("material", -1),
+            "colors": colors,
+            "attributes": attributes,
+        }
+
+    def coordinates(self, attributes: dict[str, int], faces: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The texture coordinate of each corner, [F, 3, 2]."""
+        if "TEXCOORD_0" not in attributes:
+            return np.zeros((len(faces), 3, 2), np.float32)
+        uv = self.values(attributes["TEXCOORD_0"])[faces]
+        return np.stack([uv[..., 0], 1 - uv[..., 1]], axis=-1).astype(np.float32)  # glTF counts v from above
+
+    def look(self, material: int) -> Look:
+        """The colour and the picture of a material."""
+        if material < 0:
+            return GREY, None
+        surface = self.document["materials"][material].get("pbrMetallicRoughness", {})
+        color = _to_srgb(np.array(surface.get("baseColorFactor", (1, 1, 1, 1))[:3], np.float64))
+        if "baseColorTexture" not in surface:
+            return tuple(color), None
+        image = self.document["textures"][surface["baseColorTexture"]["index"]].get("source")
+        if image is None:
+            return tuple(color), None
+        return tuple(color), read_picture(self._image(self.document["images"][image]), f"image {image}")
+
+    def _image(self, image: dict[str, Any]) -> bytes | None:
+        return bytes(self._view(image["bufferView"])[0]) if "bufferView" in image else self._at(image.get("uri", ""))
+
+    def _at(self, uri: str) -> bytes | None:
+        if uri.startswith("data:"):
+            return base64.b64decode(uri.partition(",")[2])
+        return self.resolve(unquote(uri)) if uri else None
+
+    def _view(self, index: int) -> tuple[Any, int]:
+        """The bytes of a buffer view, and its stride."""
+        view = self.document["bufferViews"][index]
+        buffer = self.document["buffers"][view["buffer"]]
+        data = self._at(buffer["uri"]) if "uri" in buffer else self.binary
+        start = view.get("byteOffset", 0)
+        if data is None or start + view["byteLength"] > len(data):
+            raise Unreadable(f"its buffer {view['buffer']} is shorter than its views: the file is cut short")
+        return data[start : start + view["byteLength"]], view.get("byteStride", 0)
+
+    def values(self, index: int) -> NDArray[Any]:
+        """The rows of an accessor; integers that stand for fractions come as floats."""
+        accessor = self.document["accessors"][index]
+        if "sparse" in accessor or "bufferView" not in accessor:
+            raise Unreadable("it has a sparse accessor, which is not read here: export it without")
+        kind = np.dtype(TYPES[accessor["componentType"]])
+        width, count = WIDTHS[accessor["type"]], accessor["count"]
+        data, stride = self._view(accessor["bufferView"])
+        start, stride = accessor.get("byteOffset", 0), stride or width * kind.itemsize
+        if start + (count - 1) * stride + width * kind.itemsize > len(data):
+            raise Unreadable(f"accessor {index} reaches behind its buffer view")
+        rows = np.ndarray((count, width), kind, data, start, (stride, kind.itemsize))
+        return rows / np.float32(np.iinfo(kind).max) if accessor.get("normalized") and kind.kind != "f" else rows
+
+
+def _local(node: dict[str, Any]) -> NDArray[np.float64]:
+    """
+    The matrix of a node to its parent; IDENTITY itself where it has none.
+
+    It is given whole, or as translation, rotation (a quaternion x, y, z, w) and scale.
+    """
+    if "matrix" in node:
+        return np.array(node["matrix"], np.float64).reshape(4, 4).T  # written column by column
+    if not {"rotation", "scale", "translation"} & set(node):
+        return IDENTITY
+    x, y, z, w = node.get("rotation", (0, 0, 0, 1))
+    out = np.eye(4)
+    out[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    out[:3, :3] *= np.array(node.get("scale", (1, 1, 1)))
+    out[:3, 3] = node.get("translation", (0, 0, 0))
+    return out
+
+
+def _strips(index: NDArray[np.int32], mode: int) -> NDArray[np.int32]:
+    """Triangles [F, 3] of a list, a strip or a fan."""
+    if mode == TRIANGLES:
+        return index[: len(index) // 3 * 3].reshape(-1, 3)
+    if mode == FAN:
+        return np.stack([np.full(len(index) - 2, index[0]), index[1:-1], index[2:]], axis=1)
+    faces = np.stack([index[:-2], index[1:-1], index[2:]], axis=1)
+    faces[1::2] = faces[1::2, ::-1]  # every second triangle of a strip is wound the other way
+    return faces
+
+
+def _to_srgb(linear: NDArray[Any]) -> Picture:
+    """The colours of glTF are linear; ours are sRGB."""
+    linear = linear.astype(np.float64).clip(0, 1)
+    return unit_to_bytes(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
