@@ -230,6 +230,10 @@ class Family:
 
     # What it answers
 
+    def judged_by(self, family: "Family", net: nn.Module) -> Any:
+        """What `evaluate` scores when it is given another checkpoint, whose features compare made with real rows."""
+        raise UsageError(f"{self.name} makes nothing that features could judge: leave `extractor` out.")
+
     def predict(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """What the registered model answers: name -> [B, ...]."""
         raise TypeError(f"{type(self).__name__} must define predict()")

@@ -23,7 +23,7 @@ FINE, SHORT_VERTEX, SHORT_FACE, BAD_CORNER, BAD_NUMBER = 0, 1, 2, 3, 4
 
 @njit(cache=True, nogil=True, inline="always")
 def _is_gap(byte: int) -> bool:
-    return byte == SPACE or byte == TAB or byte == RETURN
+    return byte in (SPACE, TAB, RETURN)
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -42,7 +42,7 @@ class Views(Representation):
     metric: bool = False
     """whether lengths are the source's own; else the farthest point of the shape is at 1"""
     hold_out: int = 0
-    """every so-manyth view, from the first on, is test; from 3 on, those half-way between are val; 0 leaves the asset's"""
+    """every so-manyth view is test, and those half-way between are val (from 3 on); 0 leaves the asset's split"""
 
     def columns(self) -> Mapping[str, Column]:
         square = (self.size, self.size)

@@ -8,8 +8,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from components import files
 from components.decode import READERS, beside, decode
@@ -27,12 +28,17 @@ class Folder(Source):
     """the folder that has a sub-folder for each label"""
     fold: int = 0
     """which of the folds is the test set"""
+    up: Literal["x", "y", "z"] = "y"
+    """the files' axis that points up"""
     folds: int = 5
     """parts of each class, one of which is the test set"""
 
     def rows(self) -> list[Asset]:
         found = shapes(self.root)
-        digests = digests_of(Path(self.root), list(found.values()))
+        digests = {
+            path: digest if self.up == "y" else f"{digest}-{self.up}"  # another axis makes another shape
+            for path, digest in digests_of(Path(self.root), list(found.values())).items()
+        }
         listed = [
             Asset(name, str(path), name.split("/")[0], "", digests[path], {"name": path.stem, "format": _kind(path)})
             for name, path in found.items()
@@ -42,7 +48,7 @@ class Folder(Source):
     def open(self, asset: Asset) -> Mesh:
         path = Path(self.root) / asset.id
         try:
-            return decode(path.read_bytes(), _kind(path), beside(path))
+            return replace(decode(path.read_bytes(), _kind(path), beside(path)), up=self.up)
         except OSError as error:
             raise Unreadable(f"the file cannot be read: {error.strerror or error}") from None
 

@@ -27,6 +27,7 @@ from components.errors import RayfieldError, UsageError
 from components.files import digest_of, tracking_uri
 from components.plain import canonical, encode
 from components.step import Context, step
+from components.steps.answering import answer, opened
 
 NEEDED = ("torch", "numpy", "pyarrow", "safetensors", "numba", "scipy", "matplotlib")
 """packages that a registered model is loaded with, at the versions of this machine"""
@@ -232,8 +233,6 @@ def _signature(checkpoint: Checkpoint, question: Mapping[str, np.ndarray]) -> An
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    from components.steps.served import answer
-
     answered = answer(checkpoint.family, checkpoint.network(), question)
     return ModelSignature(
         inputs=Schema([TensorSpec(v.dtype, (-1, *v.shape[1:]), n) for n, v in question.items()]),
@@ -285,8 +284,6 @@ def registered(uri: str) -> tuple[Any, Any, Path]:
     """The family, the network and the folder of a registered model: models:/furniture@champion."""
     import mlflow
     from mlflow.exceptions import MlflowException
-
-    from components.steps.served import opened
 
     if not uri.startswith("models:/"):
         raise UsageError(f"A model is models:/NAME@champion or models:/NAME/VERSION, but got {uri!r}.")

@@ -56,6 +56,7 @@ def train(
     streamed = feed == "stream" or (feed == "auto" and stream.too_large(table, family))
     if streamed and workers == 0:
         raise UsageError("A stream needs a worker of Ray Train, but `workers` is 0. Pass --workers 1.")
+    context.note({"family": family, "workers": workers, "feed": "stream" if streamed else "indexed"})
     return _fit(Training(family, table, start, context, streamed), workers, gpus)
 
 

@@ -2,25 +2,26 @@
 `rayfield predict`: one file, one registered model, an answer and a picture.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.decode import decode
+from components.decode import beside, decode
 from components.errors import DataError, UsageError
 from components.mesh import Mesh
 from components.representations.views import Views
 from components.source import Unreadable
 from components.steps.register import registered
-from components.steps.served import answer
+from components.steps.answering import answer
 
 
-def ask(uri: str, file: Path, picture: Path) -> dict[str, Any]:
+def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:
     """What a registered classifier says of a mesh: labels with their shares, best first."""
     if not file.is_file():
         raise UsageError(f"No file {file}.")
-    mesh = _mesh(file)
+    mesh = replace(_mesh(file), up=up)
     family, (representation, net), _ = registered(uri)
     rows = list(representation.rows(mesh, representation.generator(0, file.name)))
     question = {name: np.stack([row[name] for row in rows]) for name in representation.columns()}
@@ -36,7 +37,7 @@ def ask(uri: str, file: Path, picture: Path) -> dict[str, Any]:
 
 def _mesh(file: Path) -> Mesh:
     try:
-        mesh = decode(file.read_bytes(), file.suffix.lstrip(".").lower(), resolve=lambda name: _beside(file, name))
+        mesh = decode(file.read_bytes(), file.suffix.lstrip(".").lower(), beside(file))
     except Unreadable as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
     if problem := mesh.problem():
@@ -44,23 +45,16 @@ def _mesh(file: Path) -> Mesh:
     return mesh
 
 
-def _beside(file: Path, name: str) -> bytes | None:
-    path = file.parent / name
-    return path.read_bytes() if path.is_file() else None
-
-
 def _draw(mesh: Mesh, answers: list[tuple[str, float]], picture: Path) -> None:
     from components.figures import figure
 
-    views = Views(count=4, size=256)
+    views = Views(count=8, size=256)
     pictures = [row["color"] for row in views.rows(mesh, views.generator(0, "picture"))]
     made, axes = figure(10, 3.4, ncols=3, width_ratios=[1, 1, 1.1])
-    for place, shown in zip(axes, pictures, strict=False):
+    for place, shown in zip(axes[:2], pictures[:2], strict=True):
         place.imshow(shown)
         place.set_axis_off()
     bars = answers[:5][::-1]
-    axes[2].clear()
-    axes[2].set_axis_on()
     axes[2].barh([label for label, _ in bars], [share for _, share in bars], color="#9db8d9")
     axes[2].set(xlim=(0, 1), title=f"{answers[0][0]}: {answers[0][1]:.0%}")
     for side in ("top", "right"):

@@ -40,9 +40,9 @@ class Running:
     written: int = 0
     flushed: float = field(default_factory=time.monotonic)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # a copy in another process is another writer: two writers never share a file
-        return {**self.__dict__, "waiting": [], "written": 0, "writer": uuid.uuid4().hex[:8]}
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # a copy in another process is another writer, even of one pickle: two writers never share a file
+        self.__dict__.update(state, waiting=[], written=0, writer=uuid.uuid4().hex[:8])
 
     @property
     def scratch(self) -> str:

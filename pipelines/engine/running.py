@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
+from pipelines.engine.pipeline import sketch
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.store import Store, owner
@@ -57,7 +58,7 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
     record = {
         "pipeline": request.name,
         "title": f"{request.name} {datetime.now(UTC):%Y-%m-%d %H:%M}",
-        "parameters": request.said(),
+        "parameters": {p.name: p.default for p in sketch(request.pipeline).parameters} | request.said(),
         "nodes": [{"key": n["key"], "title": n["title"], "step": n["step"]} for n in nodes],
         "commit": commit(),
         "started": time.time(),

@@ -572,5 +572,5 @@ def test_a_discriminator_that_learns_far_too_fast_is_seen_in_a_real_run():
     _, logged = run(bad, 120)
 
     history = {name: [float(row[name]) for row in logged] for name in logged[0]}
-    assert any(said.startswith("the discriminator wins") for said in diagnose(history))
+    assert any(said.startswith("the discriminator wins") for said in bad.diagnose(history))
     assert np.mean(history["discriminator_loss"][-30:]) < 0.1

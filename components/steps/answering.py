@@ -1,0 +1,33 @@
+"""
+Asking a model's folder: the family, the representation and the network that it holds, and their answer.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from components.plain import decode
+from components.training import load_weights
+
+
+def opened(folder: Path) -> tuple[Any, Any, torch.nn.Module]:
+    """The family, the representation and the network that a model's folder holds."""
+    said = json.loads((folder / "model.json").read_text())
+    family, representation = decode(said["family"]), decode(said["representation"])
+    net = family.network()
+    load_weights(net, load_file(folder / "model.safetensors"))
+    return family, representation, net.eval()
+
+
+def answer(family: Any, net: torch.nn.Module, question: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a family's network answers to columns of arrays."""
+    columns = {name: torch.from_numpy(np.array(value)) for name, value in question.items()}
+    count = len(next(iter(columns.values())))
+    batch = {**columns, "index": torch.arange(count), "row": torch.arange(count), "id": torch.arange(count)}
+    with torch.no_grad():
+        return {name: value.cpu().numpy() for name, value in family.predict(net, batch).items()}
