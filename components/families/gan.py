@@ -17,7 +17,7 @@ Expect      tiny, 3,000 updates in 100 CPU seconds, one seed, on 1,140 unseen vi
     0.0526 +- 0.0101     1.50 +- 0.18     a Gaussian over 50 principal components
     0.1280 +- 0.0108     5.81 +- 0.26     a Gaussian of every pixel
 
-            Errors leave out a twentieth of the views at a time, not the seed. Two halves of the unseen pieces are 0.0056
+            Errors leave out a twentieth of the views at a time, not the seed. Halves of the unseen pieces are 0.0056
             apart: kid_random cannot tell tiny() from real. ImageNet's features can, of 400 views: kid_effl0 is 0.57,
             beside 0.01 of other pieces and 1.73 of 20 principal components. Outlines and colours are furniture's;
             parts and edges are not.

@@ -13,8 +13,8 @@ from components.errors import DataError, UsageError
 from components.mesh import Mesh
 from components.representations.views import Views
 from components.source import Unreadable
-from components.steps.register import registered
 from components.steps.answering import answer
+from components.steps.register import registered
 
 
 def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:

@@ -123,8 +123,8 @@ def _reloads(name: str, results: Mapping[str, Any], store: Store) -> dict[str, A
 
     from components.files import tracking_uri
     from components.plain import decode
-    from components.steps.register import example
     from components.steps.answering import answer
+    from components.steps.register import example
 
     model = results[f"register certified-{name}"]["result"]
     scores = next(decode(m["result"]) for m in results.values() if m["step"].endswith(":evaluate"))

@@ -86,7 +86,8 @@ def main() -> None:
             rates[name] = assets / (time.monotonic() - began)
         peaks[name] = sampled.peak
         print(
-            f"Ray Data       {rates[name]:8.1f} assets/s  {sampled.cpu:7.1f} CPU s  ({assets} assets, peak {sampled.peak / 2**20:.0f} MiB)"
+            f"Ray Data       {rates[name]:8.1f} assets/s  {sampled.cpu:7.1f} CPU s  "
+            f"({assets} assets, peak {sampled.peak / 2**20:.0f} MiB)"
         )
     print(f"\nrate           {rates['large'] / (count / wall):.2f} of the pool's (target 0.85)")
     print(f"peak memory    {peaks['large'] / peaks['small']:.2f} times as much for ten times the assets")

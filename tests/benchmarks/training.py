@@ -76,7 +76,8 @@ def main() -> None:
                 best[kind] = max(best[kind], STEPS / (time.process_time() - began))
         ratio = best["train"] / best["by hand"]
         print(
-            f"{name:<10} by hand {best['by hand']:7.2f} steps/s   train {best['train']:7.2f}   ratio {ratio:.3f} (target 0.95)"
+            f"{name:<10} by hand {best['by hand']:7.2f} steps/s   train {best['train']:7.2f}   "
+            f"ratio {ratio:.3f} (target 0.95)"
         )
 
 
