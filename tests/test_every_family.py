@@ -215,6 +215,26 @@ def test_half_batches_add_up(name):
 
 
 @every_family
+def test_gives_the_scores_that_it_says_it_gives(name):
+    family, rows = prepared(name)
+    learner = begin(family, rows)
+
+    given = set(family.score(evaluate(family, learner.best_net, rows)))
+
+    assert given <= set(family.scores)
+    assert family.goal.name in given
+    assert family.cost in {"", *given}
+
+
+@every_family
+def test_draws_the_figures_that_it_wants_watched(name):
+    family, rows = prepared(name)
+    drawn = family.figures(begin(family, rows).best_net.eval(), rows.batch(range(len(rows))))
+
+    assert set(family.watched) <= set(drawn)
+
+
+@every_family
 def test_draws_its_figures(name):
     family, rows = prepared(name)
     net = begin(family, rows).best_net.eval()

@@ -101,6 +101,7 @@ class Gan(Family):
 
     goal: ClassVar[Goal] = Goal("kid_random", "min")
     scores: ClassVar[tuple[str, ...]] = names("random")
+    watched: ClassVar[tuple[str, ...]] = ("samples",)
 
     @classmethod
     def paper(cls) -> Self:

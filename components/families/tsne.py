@@ -72,6 +72,7 @@ class Tsne(Family):
     """how coarsely barnes_hut sums, 0 to 1; less is more exact"""
 
     goal: ClassVar[Goal] = Goal("trustworthiness", "max")
+    scores: ClassVar[tuple[str, ...]] = ("trustworthiness", "divergence", "criterion", "neighbour_accuracy")
 
     @classmethod
     def paper(cls) -> Self:
