@@ -75,6 +75,8 @@ def scatter_panels(
     clabel: str,
 ) -> "Figure":
     """The same values against several quantities side by side, four panels in a row; words are put on a scale too."""
+    from matplotlib.ticker import NullFormatter
+
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     made, axes = figure(3.2 * columns + 0.8, 2.9 * rows, nrows=rows, ncols=columns, squeeze=False, sharey=True)
@@ -88,6 +90,7 @@ def scatter_panels(
             place.scatter(xs[ring : ring + 1], values[ring : ring + 1], s=140, facecolors="none", edgecolors="crimson")
         if not words and min(across) > 0 and max(across) > 10 * min(across):
             place.set_xscale("log")
+            place.xaxis.set_minor_formatter(NullFormatter())
         place.set_xlabel(name)
     for row in axes:
         row[0].set_ylabel(ylabel)

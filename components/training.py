@@ -10,7 +10,7 @@ same batches, and a loop that continues from a checkpoint sees the batches that 
 import copy
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -269,7 +269,7 @@ def add(totals: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value if name not in totals else totals[name] + value for name, value in more.items()}
 
 
-def standard_error(family: Family, parts: list[Mapping[str, Any]]) -> dict[str, float]:
+def standard_error(family: Family, parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """
     How much each score would vary with another sample of the data: the delete-one jackknife over parts of a split.
 
@@ -278,12 +278,13 @@ def standard_error(family: Family, parts: list[Mapping[str, Any]]) -> dict[str, 
     count = len(parts)
     if count < 2:
         return {}
-    scores = [family.score(_sum(parts[:out] + parts[out + 1 :])) for out in range(count)]
+    scores = [family.score(joined([*parts[:out], *parts[out + 1 :]])) for out in range(count)]
     spread = {name: np.array([score[name] for score in scores]) for name in scores[0]}
     return {n: float(np.sqrt((count - 1) / count * ((v - v.mean()) ** 2).sum())) for n, v in spread.items()}
 
 
-def _sum(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
+def joined(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The totals of parts as one."""
     totals: dict[str, Any] = {}
     for part in parts:
         totals = add(totals, part)

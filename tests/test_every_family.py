@@ -229,7 +229,8 @@ def test_gives_the_scores_that_it_says_it_gives(name):
 @every_family
 def test_draws_the_figures_that_it_wants_watched(name):
     family, rows = prepared(name)
-    drawn = family.figures(begin(family, rows).best_net.eval(), rows.batch(range(len(rows))))
+    with torch.no_grad():
+        drawn = family.figures(begin(family, rows).best_net.eval(), rows.batch(range(len(rows))))
 
     assert set(family.watched) <= set(drawn)
 

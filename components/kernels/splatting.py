@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Integers = NDArray[np.int32]
 
+SHARE = 4096  # hits that are worth a thread of their own
 LANES = 16  # pixels that the inner loops take at a time: the compiler makes vectors of them
 LOG2E, LN2_HIGH, LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
 LOWEST, HIGHEST, HALF = np.float32(-87), np.float32(0), np.float32(0.5)
@@ -105,18 +106,19 @@ def blend_gradient(
     return _gather(by_hit, tiles.splats, len(splats))
 
 
-def _share(kernel: Callable[..., None], threads: int, *arguments: Any) -> None:
+def _share(kernel: Callable[..., None], threads: int, splats: Floats, hits: Integers, *others: Any) -> None:
     """
-    Run a kernel on each so-manyth tile in a thread of its own; kernels hold no lock.
+    Run a kernel on each so-manyth tile in a thread of its own, where there is enough to do; kernels hold no lock.
 
     Not numba's prange: its first use sets OpenMP's threads, which are torch's too, and forbids to fork.
     """
-    others = [Thread(target=kernel, args=(*arguments, first, threads)) for first in range(1, threads)]
-    for other in others:
-        other.start()
-    kernel(*arguments, 0, threads)
-    for other in others:
-        other.join()
+    threads = min(threads, 1 + len(hits) // SHARE)
+    helpers = [Thread(target=kernel, args=(splats, hits, *others, first, threads)) for first in range(1, threads)]
+    for helper in helpers:
+        helper.start()
+    kernel(splats, hits, *others, 0, threads)
+    for helper in helpers:
+        helper.join()
 
 
 # Tiles

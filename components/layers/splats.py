@@ -227,7 +227,7 @@ class _Blend(torch.autograd.Function):
             **_settings(ctx.limits),
         )
         centers, conics, opacities, colors = torch.from_numpy(gradient).split([2, 3, 1, 3], 1)
-        by_background = (rest[:, :, None] * by_image).sum((0, 1))
+        by_background = (rest[:, :, None] * by_image).sum((0, 1)) if ctx.needs_input_grad[4] else None
         return centers, conics, opacities[:, 0], colors, by_background, None, None, None, None
 
 

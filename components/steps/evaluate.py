@@ -17,7 +17,8 @@ from components.representations.descriptors import Descriptors
 from components.step import Context, step
 from components.steps.cluster import spread
 from components.table import Rows, Table
-from components.training import add, batches, measure, standard_error
+from components.training import evaluate as measured
+from components.training import joined, standard_error
 
 GROUPS = 20  # parts of a split that the jackknife leaves out in turn
 SHOWN = 512  # rows of which figures are drawn
@@ -83,18 +84,7 @@ def _rows(table: Table, checkpoint: Checkpoint, split: str, labels: Sequence[str
 
 
 def _totals(index: tuple[int, ...], family: Any, net: Any, rows: Rows) -> dict[str, Any]:
-    totals: dict[str, Any] = {}
-    for part in batches(np.array(index), 64):
-        totals = add(totals, measure(family, net, rows.batch(part)))
-    return totals
-
-
-def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The totals of parts as one."""
-    totals: dict[str, Any] = {}
-    for part in parts:
-        totals = add(totals, part)
-    return totals
+    return measured(family, net, rows, index=np.array(index))
 
 
 @step

@@ -2,8 +2,8 @@
 train: a family and a table to a checkpoint, on Ray Train.
 
 Every worker runs the loop of components.training on its rows of the global batches. Rank 0 writes checkpoints to the
-step's scratch as its clock tells it, so that a killed training loses no more than one interval; it keeps the weights
-that were best on the validation split.
+step's scratch as its clock tells it, so that a killed training loses no more than one interval; it keeps the latest
+weights that are as good as the best on the validation split, within its standard error.
 """
 
 import json
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load as load_tensors
@@ -26,10 +27,11 @@ from components.step import Context, step
 from components.steps import stream
 from components.steps.cluster import check_workers
 from components.table import Rows, Table
-from components.training import Clock, Learner, World, add, batches, measure, parameter_count
+from components.training import Clock, Learner, World, evaluate, joined, parameter_count, standard_error
 
 SAVE = 30.0  # seconds between checkpoints
 VALIDATIONS = 10  # times that the validation split is scored on the way
+PARTS = 10  # of the validation split, from which its standard error is read
 LINES = 200  # updates that are logged
 
 
@@ -137,8 +139,7 @@ class Training:
             step = learner.state.step
             self.log.update(step, logged)
             if step in validations and family.quiet(step):
-                totals = totals_over_workers(learner, held)
-                self.log.validate(step, family.score(totals), learner)
+                self.log.validate(step, parts_over_workers(learner, held), learner)
                 self.log.watch(step, learner, held)
             if learner.world.rank == 0 and clock.struck():
                 self.log.save(learner)
@@ -216,15 +217,24 @@ class Log:
         if bad:
             raise DataError(f"{bad[0]} of {self.family.name} is not a number at step {step}. Lower lr, or set clip.")
 
-    def validate(self, step: int, score: Mapping[str, float], learner: Learner) -> None:
-        """Logs a validation score, and keeps the weights if they are the best."""
+    def validate(self, step: int, parts: list[dict[str, Any]], learner: Learner) -> None:
+        """
+        Logs a validation score, and keeps the latest weights that are within one standard error of the best.
+
+        A validation split is small: its very best moment is chance as much as skill (Breiman et al. 1984, section 3.4).
+        """
         if self.rank:
             return
+        family, goal = self.family, self.family.goal
+        score = family.score(joined(parts))
         self.context.log({f"val_{name}": value for name, value in score.items()}, step)
         self.lines.append({"step": step, **{f"val_{name}": value for name, value in score.items()}})
-        value = score[self.family.goal.name]
-        if self.best is None or self.family.goal.better(value, self.best_score):
-            self.best, self.best_score, self.chosen = weights_of(learner), value, step
+        value, error = score[goal.name], standard_error(family, parts).get(goal.name, 0.0)
+        slack = 0.0 if error != error else error if goal.direction == "max" else -error
+        if self.best is None or goal.better(value + slack, self.best_score) or value == self.best_score:
+            self.best, self.chosen = weights_of(learner), step
+        if self.best_score != self.best_score or goal.better(value, self.best_score):
+            self.best_score = value
 
     def watch(self, step: int, learner: Learner, held: Rows) -> None:
         """Draws the figures that the family wants seen over time."""
@@ -265,21 +275,19 @@ def curves_of(lines: list[dict[str, float]]) -> dict[str, list[float]]:
     return curves
 
 
-def totals_over_workers(learner: Learner, rows: Rows) -> dict[str, Any]:
-    """The totals of a split, of which each worker measures its part."""
-    world, net = learner.world, learner.best_net
-    own: dict[str, Any] = {}
-    for number, index in enumerate(batches(len(rows), 64)):
-        if number % world.size == world.rank:
-            own = add(own, measure(learner.family, net, rows.batch(index)))
+def parts_over_workers(learner: Learner, rows: Rows) -> list[dict[str, Any]]:
+    """The totals of disjoint parts of a split, of which each worker measures some."""
+    world, family = learner.world, learner.family
+    groups = np.array_split(np.arange(len(rows)), min(PARTS, len(rows)))
+    own = {
+        n: evaluate(family, learner.best_net, rows, index=groups[n]) for n in range(world.rank, len(groups), world.size)
+    }
     if world.size == 1:
-        return own
-    parts: list[Any] = [None] * world.size
-    dist.all_gather_object(parts, own)
-    totals: dict[str, Any] = {}
-    for part in parts:
-        totals = add(totals, part) if part else totals
-    return totals
+        return list(own.values())
+    gathered: list[Any] = [None] * world.size
+    dist.all_gather_object(gathered, own)
+    found = {n: part for parts in gathered for n, part in parts.items()}
+    return [found[n] for n in sorted(found)]
 
 
 def weights_of(learner: Learner) -> bytes:

@@ -58,8 +58,9 @@ def test_the_picture_does_not_depend_on_the_size_of_tiles(tile):
     assert_close(one[2], other[2], rtol=1e-4, atol=1e-4)
 
 
-def test_threads_change_nothing():
+def test_threads_change_nothing(monkeypatch):
     made = scene(300, 64, 64)
+    monkeypatch.setattr(splatting, "SHARE", 1)
     before = torch.get_num_threads()
     try:
         found = []

@@ -1,0 +1,147 @@
+"""
+What is in a key, and what is not.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.families.pointnet import PointNet
+from components.families.voxnet import VoxNet
+from components.representations.points import Points
+from components.source import Asset, Source
+from components.sources.furniture import Furniture
+from components.step import Handle, Step
+from components.steps.evaluate import evaluate
+from components.steps.preprocess import preprocess
+from components.steps.train import train
+from pipelines.engine.drawing import Graph
+from pipelines.engine.keys import in_key, in_plan, modules_of
+from tests.pipelines.engine.toys import number
+
+
+class Listing(Source):
+    """Assets from nowhere."""
+
+    ids: str = "a b"
+    digest_: str = "d"
+    root: str = ""
+
+    def rows(self) -> list[Asset]:
+        return [Asset(name, f"{self.root}/{name}", "label", "train", self.digest_) for name in self.ids.split()]
+
+
+TABLE = Handle("preprocess", "k1")
+
+
+def key(step: Step, *args: object, seed: int = 0, **kwargs: object) -> str:
+    graph = Graph(seed=seed)
+    graph.nodes["k1"] = Graph().nodes.get("k1")  # type: ignore[assignment]
+    arguments = step.bind(args, kwargs)
+    del graph.nodes["k1"]
+    return drawn(graph, step, arguments)
+
+
+def drawn(graph: Graph, step: Step, arguments: dict) -> str:
+    graph._scores_behind = lambda _: []  # type: ignore[method-assign]
+    handle = graph.add(step, arguments)
+    return (handle[0] if isinstance(handle, tuple) else handle).key
+
+
+def test_the_same_call_has_the_same_key():
+    assert key(train, PointNet.tiny(), TABLE) == key(train, PointNet.tiny(), TABLE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [replace(PointNet.tiny(), lr=3e-4), replace(PointNet.tiny(), transforms="none"), VoxNet.tiny()],
+    ids=["a number", "a word", "another family"],
+)
+def test_another_family_has_another_key(other):
+    assert key(train, other, TABLE) != key(train, PointNet.tiny(), TABLE)
+
+
+def test_another_input_has_another_key():
+    assert key(train, PointNet.tiny(), TABLE) != key(train, PointNet.tiny(), Handle("preprocess", "k2"))
+
+
+def test_another_output_of_one_step_has_another_key():
+    low, high = Handle("bounds", "k1", "low"), Handle("bounds", "k1", "high")
+
+    assert key(evaluate, low, TABLE) != key(evaluate, high, TABLE)
+
+
+def test_another_seed_has_another_key():
+    assert key(number, 1, seed=0) != key(number, 1, seed=1)
+
+
+def test_workers_and_graphics_cards_are_not_in_the_key():
+    assert key(train, PointNet.tiny(), TABLE, workers=1) == key(train, PointNet.tiny(), TABLE, workers=8, gpus=1.0)
+
+
+def test_where_the_work_is_done_is_not_in_the_key():
+    keys = {key(preprocess, Listing(), [Points()], on=on) for on in ("auto", "ray", "here")}
+
+    assert len(keys) == 1
+
+
+def test_the_stores_place_is_not_in_the_key(monkeypatch):
+    before = key(train, PointNet.tiny(), TABLE)
+    monkeypatch.setenv("RAYFIELD_STORE", "/somewhere/else")
+
+    assert key(train, PointNet.tiny(), TABLE) == before
+
+
+def test_the_working_folder_is_not_in_the_key(monkeypatch, tmp_path):
+    before = key(train, PointNet.tiny(), TABLE)
+    monkeypatch.chdir(tmp_path)
+
+    assert key(train, PointNet.tiny(), TABLE) == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Listing(ids="a b c"), Listing(ids="a"), Listing(digest_="e")],
+    ids=["one more asset", "one asset less", "other bytes"],
+)
+def test_the_contents_of_a_source_are_in_the_key(other):
+    assert key(preprocess, other, [Points()]) != key(preprocess, Listing(), [Points()])
+
+
+def test_the_place_of_a_source_and_the_order_of_its_listing_are_not():
+    before = key(preprocess, Listing(), [Points()])
+
+    assert key(preprocess, Listing(root="/elsewhere"), [Points()]) == before
+    assert key(preprocess, Listing(ids="b a"), [Points()]) == before
+
+
+def test_the_code_of_a_family_is_in_the_key_and_that_of_another_is_not():
+    graph = Graph()
+    drawn(graph, train, train.bind((PointNet.tiny(), TABLE), {}))
+    (node,) = graph.nodes.values()
+
+    assert "components.families.pointnet" in node.ingredients["code"]
+    assert "components.representations.points" in node.ingredients["code"]
+    assert "components.families.voxnet" not in node.ingredients["code"]
+
+
+def test_the_code_of_a_source_within_another_is_in_the_key():
+    assert "components.sources.furniture" in modules_of(Furniture().only(value="x"))
+
+
+def test_a_plan_holds_what_a_key_leaves_aside():
+    assert in_plan(Furniture(fold=2))["fold"] == 2
+    assert set(in_key(Listing(root="/here"))) == {"@", "digest"}
+
+
+def test_no_path_of_this_machine_is_in_what_a_key_is_made_of():
+    graph = Graph()
+    drawn(graph, preprocess, preprocess.bind((Listing(root="/secret/place"), [Points()]), {}))
+    (node,) = graph.nodes.values()
+
+    said = str(node.ingredients)
+    assert "/secret/place" not in said
+    assert str(Path.cwd()) not in said
+    assert os.uname().nodename not in said

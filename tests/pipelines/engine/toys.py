@@ -1,0 +1,104 @@
+"""
+Steps and pipelines that cost nothing, for tests of the engine.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import Gate
+from components.errors import DataError, Infeasible, UsageError
+from components.family import Family
+from components.source import Source
+from components.step import Context, step
+from pipelines.engine.pipeline import pipeline
+
+ERRORS = {"data": DataError, "usage": UsageError, "infeasible": Infeasible, "bug": ZeroDivisionError}
+
+
+def ran(name: str) -> int:
+    """How often a step said that it ran; it is counted in a file, so that any process may ask."""
+    path = Path(os.environ["RAYFIELD_STORE"]) / "calls" / name
+    return len(path.read_text()) if path.exists() else 0
+
+
+def _count(name: str) -> None:
+    path = Path(os.environ["RAYFIELD_STORE"]) / "calls" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        stream.write(".")
+
+
+@step(aside=("workers",))
+def number(value: int, *, workers: int = 1) -> int:
+    _count(f"number {value}")
+    return value
+
+
+@step
+def total(numbers: Sequence[int]) -> int:
+    _count("total")
+    return sum(numbers)
+
+
+@step
+def broken(of: Any = None, *, kind: str = "data") -> int:
+    _count("broken")
+    raise ERRORS[kind](f"a {kind} error of two\nlines")
+
+
+@step
+def flaky(*, failures: int = 1) -> int:
+    _count("flaky")
+    if ran("flaky") <= failures:
+        raise ConnectionError("the network is gone")
+    return ran("flaky")
+
+
+@step(outputs=("low", "high"))
+def bounds(numbers: Sequence[int]) -> tuple[int, int]:
+    return min(numbers), max(numbers)
+
+
+@step
+def talk(*, context: Context) -> str:
+    """Says one of everything that a step can say."""
+    context.note({"depth": 3, "nested": {"width": 4}})
+    for n in range(3):
+        context.log({"loss": 3.0 - n}, n)
+    context.log({"loss": 0.5}, 1, trial="trial 01")
+    context.progress(1, 2, "parts")
+    context.file("words.txt", b"words")
+    return "said"
+
+
+@step
+def learn(family: Family, *, seed: int = 0) -> str:
+    return family.name
+
+
+@step
+def look(source: Source) -> int:
+    return len(source.rows())
+
+
+@step
+def gated(result: Any, *, gate: Gate = Gate()) -> int:  # noqa: B008
+    return 0
+
+
+@step
+def judge(*, verdict: str) -> dict[str, str]:
+    """Says what a gate said, as `register` does."""
+    return {"name": "toy", "verdict": verdict}
+
+
+@pipeline
+def sums(values: tuple[int, ...] = (1, 2), extra: int = 0, seed: int = 0) -> None:
+    """
+    Numbers and their sum.
+
+    values: what to add, with commas between
+    """
+    total([number(value) for value in values] + [number(extra)])
