@@ -5,6 +5,7 @@ What is in a key, and what is not.
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,13 +14,12 @@ from components.families.voxnet import VoxNet
 from components.representations.points import Points
 from components.source import Asset, Source
 from components.sources.furniture import Furniture
-from components.step import Handle, Step
-from components.steps.evaluate import evaluate
+from components.step import Step
 from components.steps.preprocess import preprocess
 from components.steps.train import train
-from pipelines.engine.drawing import Graph
+from pipelines.engine.drawing import Graph, Node
 from pipelines.engine.keys import in_key, in_plan, modules_of
-from tests.pipelines.engine.toys import number
+from tests.pipelines.engine.toys import bounds, number, total
 
 
 class Listing(Source):
@@ -33,21 +33,21 @@ class Listing(Source):
         return [Asset(name, f"{self.root}/{name}", "label", "train", self.digest_) for name in self.ids.split()]
 
 
-TABLE = Handle("preprocess", "k1")
-
-
-def key(step: Step, *args: object, seed: int = 0, **kwargs: object) -> str:
+def drawn(step: Step, *args: Any, seed: int = 0, table: int = 1, **kwargs: Any) -> Node:
+    """The node of a call on a made-up table; `table` says which."""
     graph = Graph(seed=seed)
-    graph.nodes["k1"] = Graph().nodes.get("k1")  # type: ignore[assignment]
-    arguments = step.bind(args, kwargs)
-    del graph.nodes["k1"]
-    return drawn(graph, step, arguments)
+    handle = graph.add(number, {"value": table, "workers": 1})
+    given = [handle if arg is TABLE else arg for arg in args]
+    graph.add(step, step.bind(tuple(given), kwargs))
+    return list(graph.nodes.values())[-1]
 
 
-def drawn(graph: Graph, step: Step, arguments: dict) -> str:
-    graph._scores_behind = lambda _: []  # type: ignore[method-assign]
-    handle = graph.add(step, arguments)
-    return (handle[0] if isinstance(handle, tuple) else handle).key
+def key(step: Step, *args: Any, **kwargs: Any) -> str:
+    return drawn(step, *args, **kwargs).key
+
+
+TABLE = object()
+"""stands for the result of another step"""
 
 
 def test_the_same_call_has_the_same_key():
@@ -64,13 +64,14 @@ def test_another_family_has_another_key(other):
 
 
 def test_another_input_has_another_key():
-    assert key(train, PointNet.tiny(), TABLE) != key(train, PointNet.tiny(), Handle("preprocess", "k2"))
+    assert key(train, PointNet.tiny(), TABLE) != key(train, PointNet.tiny(), TABLE, table=2)
 
 
 def test_another_output_of_one_step_has_another_key():
-    low, high = Handle("bounds", "k1", "low"), Handle("bounds", "k1", "high")
+    graph = Graph()
+    low, high = graph.add(bounds, {"numbers": [1, 2]})
 
-    assert key(evaluate, low, TABLE) != key(evaluate, high, TABLE)
+    assert graph.add(total, {"numbers": [low]}).key != graph.add(total, {"numbers": [high]}).key
 
 
 def test_another_seed_has_another_key():
@@ -118,13 +119,11 @@ def test_the_place_of_a_source_and_the_order_of_its_listing_are_not():
 
 
 def test_the_code_of_a_family_is_in_the_key_and_that_of_another_is_not():
-    graph = Graph()
-    drawn(graph, train, train.bind((PointNet.tiny(), TABLE), {}))
-    (node,) = graph.nodes.values()
+    code = drawn(train, PointNet.tiny(), TABLE).ingredients["code"]
 
-    assert "components.families.pointnet" in node.ingredients["code"]
-    assert "components.representations.points" in node.ingredients["code"]
-    assert "components.families.voxnet" not in node.ingredients["code"]
+    assert "components.families.pointnet" in code
+    assert "components.representations.points" in code
+    assert "components.families.voxnet" not in code
 
 
 def test_the_code_of_a_source_within_another_is_in_the_key():
@@ -137,11 +136,8 @@ def test_a_plan_holds_what_a_key_leaves_aside():
 
 
 def test_no_path_of_this_machine_is_in_what_a_key_is_made_of():
-    graph = Graph()
-    drawn(graph, preprocess, preprocess.bind((Listing(root="/secret/place"), [Points()]), {}))
-    (node,) = graph.nodes.values()
+    said = str(drawn(preprocess, Listing(root="/secret/place"), [Points()]).ingredients)
 
-    said = str(node.ingredients)
     assert "/secret/place" not in said
     assert str(Path.cwd()) not in said
     assert os.uname().nodename not in said

@@ -10,6 +10,7 @@ from typing import Any
 from components.artifacts import Gate
 from components.errors import DataError, Infeasible, UsageError
 from components.family import Family
+from components.files import File, keep
 from components.source import Source
 from components.step import Context, step
 from pipelines.engine.pipeline import pipeline
@@ -102,3 +103,8 @@ def sums(values: tuple[int, ...] = (1, 2), extra: int = 0, seed: int = 0) -> Non
     values: what to add, with commas between
     """
     total([number(value) for value in values] + [number(extra)])
+
+
+@step
+def keeping() -> File:
+    return keep("words.txt", b"words")

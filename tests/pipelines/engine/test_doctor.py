@@ -1,0 +1,76 @@
+"""
+The doctor: finds what is wrong, and says it.
+"""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.engine import doctor
+from pipelines.engine.doctor import examine
+from pipelines.engine.store import Store
+
+
+@pytest.fixture
+def store(own_store: Path) -> Store:
+    return Store(str(own_store))
+
+
+def row(store: Store, what: str) -> dict[str, Any]:
+    return next(row for row in examine(store) if row["what"] == what)
+
+
+@pytest.fixture(autouse=True)
+def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow is looked at by its own test."""
+    monkeypatch.setattr(doctor, "_mlflow", lambda _: (True, "here"))
+
+
+def test_every_check_is_a_row(store):
+    rows = examine(store)
+
+    assert [row["what"] for row in rows][:6] == ["python", "packages", "cpus", "disk", "store", "mlflow"]
+    assert all(set(row) == {"what", "ok", "found"} for row in rows)
+
+
+def test_a_store_that_creates_once_is_well_and_keeps_no_probe(store):
+    assert row(store, "store")["ok"]
+    assert store.names("leases") == []
+
+
+def test_a_store_that_creates_twice_is_found(store, monkeypatch):
+    monkeypatch.setattr(Store, "create", lambda *_: True)
+
+    found = row(store, "store")
+    assert not found["ok"]
+    assert "only one driver at a time" in found["found"]
+
+
+def test_a_full_disk_is_found(store, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 0))
+
+    assert not row(store, "disk")["ok"]
+
+
+def test_another_version_than_the_locked_one_is_found(store, monkeypatch, tmp_path):
+    lock = tmp_path / "constraints.txt"
+    lock.write_text("# made by hand\nnumpy==0.1\nno-such-package==1.0\n")
+    monkeypatch.setattr(doctor, "LOCK", lock)
+
+    found = row(store, "packages")
+    assert not found["ok"]
+    assert "not 0.1" in found["found"]
+    assert "no-such-package" not in found["found"]
+
+
+def test_a_check_that_cannot_be_made_is_a_finding(store, monkeypatch):
+    def fail(_: Store) -> tuple[bool, str]:
+        raise ConnectionError("nobody\nanswers")
+
+    monkeypatch.setattr(doctor, "_mlflow", fail)
+
+    assert row(store, "mlflow") == {"what": "mlflow", "ok": False, "found": "ConnectionError: nobody answers"}

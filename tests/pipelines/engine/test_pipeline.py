@@ -1,0 +1,157 @@
+"""
+Pipelines: what is read of one without importing it, and how its parameters are read.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from components.errors import UsageError
+from components.families.voxnet import VoxNet
+from components.family import Family
+from components.source import Source
+from components.sources.furniture import Furniture
+from pipelines.engine import pipeline
+from pipelines.engine.pipeline import find, load, names, options, sketch, values
+
+MINE = '''
+"""Of my own."""
+
+from pipelines.engine.pipeline import pipeline
+
+SIZE = "tiny"
+
+
+@pipeline
+def other(a: int):
+    """
+    What it does.
+
+    a: how many
+    """
+
+
+@pipeline
+def second(size: str = SIZE, *, many: tuple[int, ...] = (1, 2), deep: bool = False):
+    pass
+'''
+
+
+def mine(source: Source = "furniture", family: type[Family] = "voxnet", trials: int = 8, fast: bool = False):  # type: ignore[assignment]
+    pass
+
+
+def plain(mode: Literal["a", "b"] = "a", rate: float = 0.5):
+    pass
+
+
+def test_every_pipeline_that_ships_is_listed_and_sketched():
+    for name in names():
+        drawn = sketch(find(name))
+
+        assert drawn.doc and drawn.name == name
+        assert [p.help for p in drawn.parameters if not p.help] == [], name
+
+
+def test_a_sketch_says_what_the_signature_and_the_docstring_say(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    drawn = sketch(path)
+
+    assert drawn.doc.startswith("What it does.")
+    assert [(p.name, p.annotation, p.default, p.help) for p in drawn.parameters] == [("a", "int", "", "how many")]
+
+
+def test_a_default_that_is_no_literal_is_shown_as_written(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace("@pipeline\ndef other", "def other"))
+
+    assert [p.default for p in sketch(path).parameters] == ["SIZE", "(1, 2)", "False"]
+
+
+def test_a_file_without_a_pipeline_is_refused(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("x = 1\n")
+
+    with pytest.raises(UsageError, match="has no @pipeline"):
+        sketch(path)
+
+
+def test_a_file_that_is_not_python_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("x = 1\nx = = 2\n")
+
+    with pytest.raises(UsageError, match=r"mine.py, line 2, is not Python"):
+        sketch(path)
+
+
+def test_an_unknown_pipeline_is_refused_with_the_nearest_name():
+    with pytest.raises(UsageError, match="No pipeline 'quikstart'. Did you mean 'quickstart'?"):
+        find("quikstart")
+    with pytest.raises(UsageError, match="No file nowhere.py"):
+        find("nowhere.py")
+
+
+def test_ones_own_file_is_imported_and_its_own_pipeline_taken(tmp_path):
+    """Another pipeline that the file imports is not the one that it holds."""
+    path = tmp_path / "mine.py"
+    path.write_text("from pipelines.quickstart import quickstart\n" + MINE)
+
+    assert load(path).__name__ == "other"
+    assert load(find("quickstart")).__name__ == "quickstart"
+
+
+def test_options_are_written_in_three_ways():
+    words = ["--size", "paper", "--trials=4", "--deep", "--root-folder", "x", "--shift", "-3"]
+
+    assert options(words) == {"size": "paper", "trials": "4", "deep": "true", "root_folder": "x", "shift": "-3"}
+
+
+def test_a_word_that_is_no_option_is_refused():
+    with pytest.raises(UsageError, match="An option begins with --, but got 'paper'"):
+        options(["paper"])
+
+
+def test_parameters_are_read_as_their_annotations_say():
+    read = values(mine, {"trials": "16", "fast": "yes", "family": "voxnet"}, {"fold": "2"})
+
+    assert read == {"source": Furniture(fold=2), "family": VoxNet, "trials": 16, "fast": True}
+
+
+def test_a_sources_fields_may_be_written_behind_its_name():
+    assert values(mine, {"source": "furniture --fold 3 --textured"}, {})["source"] == Furniture(fold=3, textured=True)
+
+
+@pytest.mark.parametrize(
+    ("texts", "source", "words"),
+    [
+        ({"trials": "many"}, {}, "--trials must be a whole number, but got 'many'."),
+        ({"fast": "very"}, {}, "--fast must be true or false, but got 'very'."),
+        ({"source": "furnitur"}, {}, "No source 'furnitur'. Did you mean 'furniture'?"),
+        ({"source": "folder"}, {}, "Source 'folder' needs --root"),
+        ({"family": "vocsnet"}, {}, "No family 'vocsnet'. Did you mean 'voxnet'?"),
+        ({}, {"trails": "4"}, "has 'trails'. Did you mean 'trials'?"),
+        ({}, {"fol": "4"}, "has 'fol'. Did you mean 'fold'?"),
+        ({}, {"fold": "one"}, "--fold must be a whole number, but got 'one'."),
+    ],
+    ids=["number", "flag", "source", "no root", "family", "parameter", "field", "field's value"],
+)
+def test_what_is_wrong_is_refused_in_one_line_with_the_nearest_name(texts, source, words):
+    with pytest.raises(UsageError) as caught:
+        values(mine, texts, source)
+
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_pipeline_without_a_source_takes_no_other_word():
+    with pytest.raises(UsageError, match="Pipeline 'plain' has no parameter 'mod'. Did you mean 'mode'?"):
+        values(plain, {}, {"mod": "a"})
+    with pytest.raises(UsageError, match="--mode must be a or b, but got 'c'"):
+        values(plain, {"mode": "c"}, {})
+
+
+def test_the_engines_own_files_are_no_pipelines():
+    assert "cli" not in names()
+    assert all((Path(pipeline.ROOT) / "pipelines" / f"{name}.py").is_file() for name in names())

@@ -1,0 +1,384 @@
+"""
+The runner: a failure stops what depends on it and nothing else, and nothing finished is done again.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import files
+from components.files import digest_of
+from components.plain import encode
+from pipelines.engine import runner as runner_module
+from pipelines.engine.context import Running, events
+from pipelines.engine.drawing import draw
+from pipelines.engine.executors import Here
+from pipelines.engine.runner import Outcome, Runner
+from pipelines.engine.store import Store, owner
+from pipelines.engine.tracking import ledger_lines
+from pipelines.engine.work import work
+from tests.pipelines.engine.toys import bounds, broken, flaky, keeping, number, ran, sums, talk, total
+
+
+@pytest.fixture
+def store(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(runner_module.time, "sleep", lambda _: None)
+    return Store(str(own_store))
+
+
+def nodes_of(pipeline: Callable[..., None], **values: Any) -> list[dict[str, Any]]:
+    return json.loads(json.dumps([asdict(node) for node in draw(pipeline, values, {}).nodes.values()]))
+
+
+def execute(store: Store, nodes: list[dict[str, Any]], run: str = "run", executor: Any = Here) -> Outcome:
+    return Runner(store, run, nodes, executor)()
+
+
+def by_title(nodes: list[dict[str, Any]], outcome: Outcome) -> dict[str, str]:
+    return {node["title"]: outcome.status[node["key"]] for node in nodes}
+
+
+def result(store: Store, node: dict[str, Any]) -> Any:
+    return store.manifest(node["key"])["result"]
+
+
+def test_every_step_is_run_once_and_its_result_is_kept(store):
+    nodes = nodes_of(sums, values=(1, 2), extra=4)
+    outcome = execute(store, nodes)
+
+    assert outcome.ok
+    assert set(outcome.status.values()) == {"done"}
+    assert result(store, nodes[-1]) == 7
+    assert ran("number 1") == ran("number 2") == ran("total") == 1
+
+
+def test_a_finished_step_is_never_run_again(store):
+    nodes = nodes_of(sums)
+    execute(store, nodes, "first")
+
+    def no_executor() -> Here:
+        raise AssertionError("an all-cached run needs no executor")
+
+    outcome = execute(store, nodes, "second", no_executor)
+
+    assert set(outcome.status.values()) == {"cached"}
+    assert ran("total") == 1
+
+
+def test_a_changed_parameter_runs_only_what_depends_on_it(store):
+    execute(store, nodes_of(sums, values=(1, 2), extra=3), "first")
+    nodes = nodes_of(sums, values=(1, 2), extra=4)
+    outcome = execute(store, nodes, "second")
+
+    assert list(outcome.status.values()).count("cached") == 2
+    assert ran("number 1") == 1
+    assert ran("number 4") == 1
+    assert ran("total") == 2
+
+
+def branches(kind: str = "data") -> None:
+    """Two branches, of which one breaks."""
+    failed = broken(kind=kind)
+    total([failed, number(1)])
+    bounds([number(2), number(3)])
+
+
+def test_a_failed_branch_skips_what_depends_on_it_and_nothing_else(store):
+    nodes = nodes_of(branches)
+    outcome = execute(store, nodes)
+
+    assert not outcome.ok
+    assert by_title(nodes, outcome) == {
+        "broken": "failed",
+        "number": "done",
+        "total": "skipped",
+        "bounds": "done",
+    }
+    assert ran("total") == 0
+    assert ran("number 1") == ran("number 3") == 1
+
+
+def test_a_second_run_continues_where_the_first_one_failed(store, monkeypatch):
+    nodes = nodes_of(branches)
+    execute(store, nodes, "first")
+    monkeypatch.setattr(broken, "function", lambda of, kind: 41)
+    outcome = execute(store, nodes, "second")
+
+    assert outcome.ok
+    assert by_title(nodes, outcome) == {"broken": "done", "number": "cached", "total": "done", "bounds": "cached"}
+    assert [result(store, node) for node in nodes if node["title"] == "total"] == [42]
+
+
+def test_the_error_of_a_step_is_one_line_and_its_traceback_is_kept(store):
+    nodes = nodes_of(branches)
+    outcome = execute(store, nodes)
+    (error,) = outcome.errors.values()
+    (line,) = [line for line in ledger_lines(store, "run") if line["status"] == "failed"]
+
+    assert error["error"] == "a data error of two lines"
+    assert error["kind"] == "user"
+    assert line["error"] == "a data error of two lines"
+    assert "toys.py" in line["traceback"]
+
+
+@pytest.mark.parametrize("kind", ["data", "usage", "infeasible", "bug"])
+def test_an_error_that_is_nobodys_luck_is_never_tried_again(store, kind):
+    execute(store, nodes_of(branches, kind=kind))
+
+    assert ran("broken") == 1
+
+
+@pytest.mark.parametrize(("kind", "code"), [("data", 1), ("usage", 2), ("infeasible", 4), ("bug", 1)])
+def test_an_error_brings_its_exit_code(store, kind, code):
+    (error,) = execute(store, nodes_of(branches, kind=kind)).errors.values()
+
+    assert error["code"] == code
+
+
+def test_a_transient_error_is_tried_again(store):
+    nodes = nodes_of(_flaky, failures=2)
+    runner = Runner(store, "run", nodes, Here)
+    runner.not_before = _Never()
+    outcome = runner()
+
+    assert outcome.ok
+    assert result(store, nodes[0]) == 3
+
+
+def test_a_transient_error_that_stays_ends_the_step(store):
+    nodes = nodes_of(_flaky, failures=99)
+    runner = Runner(store, "run", nodes, Here)
+    runner.not_before = _Never()
+    outcome = runner()
+
+    assert not outcome.ok
+    assert ran("flaky") == runner_module.ATTEMPTS["transient"]
+
+
+def _flaky(failures: int) -> None:
+    flaky(failures=failures)
+
+
+class _Never(dict):
+    """Forgets how long to wait, so that a test does not."""
+
+    def __setitem__(self, key: str, value: float) -> None:
+        pass
+
+
+class Slow(Here):
+    """Has at most one node end at a time, in the reverse of the order in which they began."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def ended(self, seconds: float) -> dict[str, dict[str, Any]]:
+        self.most = max(self.most, len(self.outcomes))
+        return dict([self.outcomes.popitem()]) if self.outcomes else {}
+
+
+def test_branches_that_do_not_depend_on_each_other_run_side_by_side(store):
+    slow = Slow()
+    nodes = nodes_of(sums, values=(1, 2, 3), extra=4)
+    outcome = execute(store, nodes, executor=lambda: slow)
+
+    assert outcome.ok
+    assert slow.most == 4
+    assert result(store, nodes[-1]) == 10
+
+
+def test_a_step_of_several_outputs_hands_on_each_by_its_name(store):
+    def pipeline():
+        low, high = bounds([number(1), number(5)])
+        total([high, high, low])
+
+    nodes = nodes_of(pipeline)
+    execute(store, nodes)
+
+    assert result(store, nodes[-1]) == 11
+
+
+def test_a_step_that_another_driver_works_on_is_waited_for(store, monkeypatch):
+    nodes = nodes_of(_one)
+    (node,) = nodes
+    other = store.lease(node["key"])
+
+    def finish(_: float) -> None:
+        work(node, "other", store.address, {"CPU": 1})
+        other.release()
+
+    monkeypatch.setattr(runner_module.time, "sleep", finish)
+    outcome = execute(store, nodes)
+
+    assert outcome.status == {node["key"]: "cached"}
+    assert ran("number 1") == 1
+
+
+def _one() -> None:
+    number(1)
+
+
+def test_a_step_whose_driver_died_is_taken_over(store):
+    nodes = nodes_of(_one)
+    dead = {**owner(), "start": "1", "until": 9e12}
+    store.write(f"leases/{nodes[0]['key']}.0", json.dumps(dead).encode())
+
+    assert execute(store, nodes).ok
+
+
+def test_an_interrupted_run_lets_its_leases_go(store):
+    class Interrupting(Here):
+        def submit(self, node: Any, run: str, address: str) -> None:
+            raise KeyboardInterrupt
+
+    nodes = nodes_of(_one)
+    runner = Runner(store, "run", nodes, Interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        runner()
+    runner.cancel()
+
+    assert execute(store, nodes, "again").ok
+
+
+def test_a_step_whose_object_is_damaged_is_made_again(store):
+    """Set aside by whoever reads it; the next run makes it anew, and then what failed for want of it."""
+    nodes = nodes_of(_kept)
+    first = execute(store, nodes, "first")
+    file = result(store, nodes[0])
+    path = Path(store.address) / files.where(file["digest"])
+    path.unlink()
+    second = execute(store, nodes, "second")
+
+    assert first.ok and second.ok
+    assert set(second.status.values()) == {"done"}
+    assert path.exists()
+
+
+def _kept() -> None:
+    keeping()
+
+
+def test_watchers_are_told_of_every_step(store):
+    heard: list[tuple[str, str]] = []
+
+    class Watcher:
+        def began(self, node):
+            heard.append(("began", node["title"]))
+
+        def said(self, node, lines):
+            heard.extend((line["kind"], node["title"]) for line in lines)
+
+        def ended(self, node, status, manifest, error):
+            heard.append((status, node["title"]))
+
+    Runner(store, "run", nodes_of(_talk), Here, [Watcher()])()
+
+    assert heard[0] == ("began", "talk")
+    assert heard[-1] == ("done", "talk")
+    assert {"params", "metrics", "progress", "file"} <= {kind for kind, _ in heard}
+
+
+def _talk() -> None:
+    talk()
+
+
+# One node
+
+
+def test_a_full_disk_in_the_middle_of_a_step_is_told_as_such(store, monkeypatch):
+    (node,) = nodes_of(_talk)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    outcome = work(node, "run", store.address, {"CPU": 1})
+
+    assert not outcome["ok"]
+    assert "full" in outcome["error"]
+    assert len(outcome["error"].splitlines()) == 1
+
+
+def test_a_manifest_says_what_went_into_the_key(store):
+    (node,) = nodes_of(_one)
+    work(node, "run", store.address, {"CPU": 1})
+    manifest = store.manifest(node["key"])
+
+    assert manifest["ingredients"] == node["ingredients"]
+    assert manifest["run"] == "run"
+    assert manifest["cost"]["seconds"] >= 0
+
+
+# What a step says
+
+
+def context(store: Store, key: str = "k", **kwargs: Any) -> Running:
+    return Running(store, "run", key, ("components.steps.train",), 0, {"CPU": 1}, **kwargs)
+
+
+def said(store: Store) -> list[dict[str, Any]]:
+    return [line for _, lines in events(store, "run", "k", set()) for line in lines]
+
+
+def test_lines_wait_until_they_are_flushed(store):
+    one = context(store)
+    one.log({"loss": 1.0}, 0)
+    assert said(store) == []
+    one.flush()
+
+    (line,) = said(store)
+    assert (line["kind"], line["values"], line["step"]) == ("metrics", {"loss": 1.0}, 0)
+
+
+def test_of_several_lines_of_progress_the_last_is_kept(store):
+    one = context(store)
+    for done in range(4):
+        one.progress(done, 4)
+    one.flush()
+
+    assert [line["done"] for line in said(store)] == [3]
+
+
+def test_a_copy_in_another_process_never_writes_the_same_file(store):
+    import pickle
+
+    one = context(store)
+    one.log({"loss": 1.0}, 0)
+    other = pickle.loads(pickle.dumps(one))
+    other.log({"loss": 2.0}, 1)
+    one.flush()
+    other.flush()
+
+    assert sorted(line["step"] for line in said(store)) == [0, 1]
+
+
+def test_scratch_is_named_by_the_key_and_the_same_in_the_next_run(store):
+    assert context(store).scratch == context(store).scratch
+    assert context(store).scratch.endswith("scratch/k")
+    assert context(store, "other").scratch != context(store).scratch
+
+
+def test_the_key_of_a_part_holds_the_code_the_parts_and_the_seed(store):
+    one = context(store)
+
+    assert one.key(trial=1) == context(store, "another").key(trial=1)
+    assert one.key(trial=1) != one.key(trial=2)
+    assert one.key(trial=1) != Running(store, "run", "k", ("components.steps.train",), 1, {}).key(trial=1)
+    assert one.key(trial=1) != Running(store, "run", "k", ("components.steps.tune",), 0, {}).key(trial=1)
+
+
+def test_a_part_is_remembered_by_its_key(store):
+    one = context(store)
+    assert one.recall("part") is None
+    file = files.keep("words", b"words")
+    one.remember("part", file)
+
+    assert one.recall("part") == file
+    assert encode(file)["digest"] == digest_of(b"words")

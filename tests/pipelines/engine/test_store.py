@@ -1,0 +1,223 @@
+"""
+The store: one winner, no half-written name, nothing damaged is read, and rights that end with their owner.
+"""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from components import files
+from components.errors import DataError
+from components.files import keep
+from components.plain import encode
+from pipelines.engine import store as store_module
+from pipelines.engine.store import Store, StoreError, owner
+
+
+@pytest.fixture
+def store(own_store: Path) -> Store:
+    return Store(str(own_store))
+
+
+# Bytes by name
+
+
+def test_what_is_written_is_read(store):
+    store.write("plans/a.json", b"one")
+    store.write("plans/a.json", b"two")
+
+    assert store.read("plans/a.json") == b"two"
+    assert store.read("plans/b.json") is None
+
+
+def test_what_exists_is_not_created_again(store):
+    assert store.create("keys/a.json", b"first")
+    assert not store.create("keys/a.json", b"second")
+    assert store.read("keys/a.json") == b"first"
+
+
+def test_exactly_one_of_many_threads_creates_a_name(store):
+    start = threading.Barrier(16)
+
+    def create(number: int) -> bool:
+        start.wait()
+        return store.create("keys/a.json", str(number).encode())
+
+    with ThreadPoolExecutor(16) as pool:
+        won = [number for number, ok in enumerate(pool.map(create, range(16))) if ok]
+
+    assert len(won) == 1
+    assert store.read("keys/a.json") == str(won[0]).encode()
+
+
+def test_a_write_that_fails_leaves_what_was_there_and_no_part(store, monkeypatch):
+    store.write("plans/a.json", b"old")
+    monkeypatch.setattr(os, "fsync", _full)
+
+    with pytest.raises(StoreError):
+        store.write("plans/a.json", b"new")
+
+    assert store.read("plans/a.json") == b"old"
+    assert os.listdir(Path(store.address) / "plans") == ["a.json"]
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _forbidden(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_full_disk_ends_in_one_line(store, monkeypatch):
+    monkeypatch.setattr(os, "fsync", _full)
+
+    with pytest.raises(StoreError, match=r"is full: keys/a.json was not written, and what was finished .* is safe"):
+        store.create("keys/a.json", b"{}")
+    assert store.manifest("a") is None
+
+
+def test_a_store_that_may_not_be_written_ends_in_one_line(store, monkeypatch):
+    monkeypatch.setattr(store_module, "write_atomically", _forbidden)
+
+    with pytest.raises(StoreError, match="must be writable, but Permission denied. Pass --store"):
+        store.write("keys/a.json", b"{}")
+
+
+def test_names_are_those_directly_below_and_none_of_a_write_under_way(store):
+    store.write("runs/b/run.json", b"{}")
+    store.write("runs/a/run.json", b"{}")
+    (Path(store.address) / "runs" / ".part-x").write_bytes(b"half")
+
+    assert store.names("runs") == ["a", "b"]
+    assert store.names("nothing") == []
+
+
+def test_any_fsspec_address_is_a_store(monkeypatch):
+    store = Store("memory://rayfield-test")
+    monkeypatch.setenv("RAYFIELD_STORE", store.address)
+    store.write("plans/a.json", b"one")
+    file = keep("words.txt", b"words")
+
+    assert store.read("plans/a.json") == b"one"
+    assert store.read("plans/b.json") is None
+    assert store.names("plans") == ["a.json"]
+    assert file.read() == b"words"
+    assert file.path().read_bytes() == b"words"
+    store.delete("plans/a.json")
+    assert store.names("plans") == []
+
+
+# Objects and manifests
+
+
+def test_the_first_to_say_what_a_key_made_is_right(store):
+    assert store.commit("k", {"result": 1})
+    assert not store.commit("k", {"result": 2})
+    assert store.manifest("k") == {"result": 1}
+
+
+def test_a_damaged_object_is_refused_and_set_aside(store):
+    file = keep("words.txt", b"words")
+    path = Path(store.address) / files.where(file.digest)
+    path.write_bytes(b"wards")
+    files._verified.discard(file.digest)
+
+    with pytest.raises(DataError, match="was damaged and is set aside. Run again"):
+        file.read()
+    assert not path.exists()
+    assert path.with_suffix(".damaged").read_bytes() == b"wards"
+
+
+def test_what_made_a_damaged_object_is_forgotten_so_that_it_is_made_anew(store):
+    file = keep("words.txt", b"words")
+    store.commit("k", {"result": {"inner": [encode(file)]}})
+    store.commit("other", {"result": 3})
+    (Path(store.address) / files.where(file.digest)).unlink()
+
+    assert store.manifest("k") is None
+    assert store.manifest("other") == {"result": 3}
+    keep("words.txt", b"words")
+    assert store.commit("k", {"result": {"inner": [encode(file)]}})
+
+
+# Leases
+
+
+def test_a_living_owners_lease_is_not_taken(store):
+    lease = store.lease("k")
+
+    assert lease is not None
+    assert store.lease("k") is None
+
+
+def test_a_lease_that_is_let_go_is_taken(store):
+    store.lease("k").release()
+
+    assert store.lease("k") is not None
+
+
+def test_exactly_one_of_many_threads_gets_a_lease(store):
+    start = threading.Barrier(8)
+
+    def take(_: int) -> bool:
+        start.wait()
+        return store.lease("k") is not None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(take, range(8))) == 1
+
+
+def lease_of(store: Store, **who: object) -> None:
+    store.write("leases/k.0", json.dumps({**owner(), "until": time.time() + 3600, **who}).encode())
+
+
+def test_a_dead_owners_lease_is_taken_at_once(store):
+    """The number of a process that has ended, of one killed: its lease had an hour to go."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    lease_of(store, pid=ended.pid, start="1")
+
+    assert store.lease("k") is not None
+
+
+def test_a_number_that_another_process_has_now_keeps_no_lease(store):
+    lease_of(store, start="1")
+
+    assert store.lease("k") is not None
+
+
+def test_a_lease_of_another_host_ends_when_it_runs_out(store):
+    lease_of(store, host="elsewhere")
+    assert store.lease("k") is None
+
+    lease_of(store, host="elsewhere", until=time.time() - 1)
+    assert store.lease("k") is not None
+
+
+def test_a_renewed_lease_goes_on(store):
+    lease = store.lease("k", seconds=0)
+    held = store.load(lease.path)
+    lease.seconds = 60
+    lease.renew()
+
+    assert store.load(lease.path)["until"] > held["until"] + 30
+
+
+# Runs
+
+
+def test_runs_are_listed_the_newest_first(store):
+    for name in ("20260101-000000-a", "20260102-000000-b"):
+        store.write(f"runs/{name}/run.json", json.dumps({"pipeline": name}).encode())
+    store.write("runs/20260103-000000-c/events/x", b"")
+
+    assert [name for name, _ in store.runs()] == ["20260102-000000-b", "20260101-000000-a"]

@@ -1,0 +1,162 @@
+"""
+Tracking: MLflow gets everything once; a server that does not answer delays the log and stops nothing.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.steps.register import client
+from pipelines.engine import tracking
+from pipelines.engine.executors import Here
+from pipelines.engine.runner import Runner
+from pipelines.engine.store import Store, owner
+from pipelines.engine.tracking import Sender, Tracker, flatten
+from tests.pipelines.engine.test_runner import nodes_of
+from tests.pipelines.engine.toys import broken, talk, total
+
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def store(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(tracking, "PAUSE", 0.05)
+    return Store(str(own_store))
+
+
+def recorded(store: Store, run: str, pipeline: Any, *, ended: bool = True, name: str = "toy", **who: Any) -> None:
+    """A run as `running.execute` would leave it."""
+    nodes = nodes_of(pipeline)
+    Runner(store, run, nodes, Here)()
+    steps = [{"key": n["key"], "title": n["title"], "step": n["step"]} for n in nodes]
+    record = {"pipeline": name, "title": run, "parameters": {"size": "tiny"}, "nodes": steps, "commit": "abc"}
+    record |= {"started": time.time(), "owner": {**owner(), **who}} | ({"ended": time.time(), "code": 0} if ended else {})
+    store.write(f"runs/{run}/run.json", json.dumps(record).encode())
+
+
+def talking() -> None:
+    talk()
+
+
+def failing() -> None:
+    total([broken()])
+
+
+@pytest.fixture
+def found(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The runs of this test's own experiment, by their names."""
+
+    def search(name: str = request.node.name) -> dict[str, Any]:
+        api = client()
+        experiment = api.get_experiment_by_name(name)
+        return {run.info.run_name: run for run in api.search_runs([experiment.experiment_id])} if experiment else {}
+
+    yield search
+
+
+def test_a_run_its_steps_and_their_trials_are_three_generations(store, found, request):
+    recorded(store, "run-1", talking, name=request.node.name)
+    Sender(store, "run-1").send()
+    runs = found()
+    parent, step, trial = runs["run-1"], runs["talk"], runs["trial 01"]
+
+    assert step.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert trial.data.tags["mlflow.parentRunId"] == step.info.run_id
+    assert parent.data.params == {"size": "tiny"}
+    assert parent.data.tags["rayfield.commit"] == "abc"
+    assert step.data.params == {"depth": "3", "nested.width": "4"}
+    assert step.data.metrics["loss"] == 1.0
+    assert trial.data.metrics["loss"] == 0.5
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert [f.path for f in client().list_artifacts(step.info.run_id, "files")] == ["files/words.txt"]
+
+
+def test_what_was_sent_is_not_sent_again(store, found, request):
+    recorded(store, "run-1", talking, name=request.node.name)
+    Sender(store, "run-1").send()
+    before = {name: run.info.run_id for name, run in found().items()}
+    Sender(store, "run-1").send()
+    history = client().get_metric_history(before["talk"], "loss")
+
+    assert {name: run.info.run_id for name, run in found().items()} == before
+    assert len(history) == 3
+
+
+def test_nothing_says_running_for_ever(store, found, request):
+    recorded(store, "run-1", failing, name=request.node.name)
+    record = store.load("runs/run-1/run.json")
+    store.write("runs/run-1/run.json", json.dumps({**record, "code": 1}).encode())
+    Sender(store, "run-1").send()
+
+    assert found()["run-1"].info.status == "FAILED"
+
+
+def test_a_server_that_does_not_answer_stops_nothing_and_gets_the_log_at_the_next_run(
+    store, found, request, monkeypatch, tracking
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = Tracker(store, "run-1")
+    tracker.start()
+    recorded(store, "run-1", talking, name=request.node.name)
+    problem = tracker.finish()
+
+    assert "waits in the store" in problem
+    assert len(problem.splitlines()) == 1
+    assert all(store.manifest(node["key"]) for node in store.load("runs/run-1/run.json")["nodes"])
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    assert found() == {}
+    following = Tracker(store, "run-2")
+    following.start()
+    recorded(store, "run-2", talking, name=request.node.name)
+
+    assert following.finish() == ""
+    assert found()["talk"].data.metrics["loss"] == 1.0
+    assert found()["run-1"].info.status == "FINISHED"
+
+
+def test_a_run_whose_driver_was_killed_is_ended_by_the_next(store, found, request):
+    recorded(store, "run-1", talking, name=request.node.name, ended=False, start="1")
+    Tracker(store, "run-2")._behind()
+
+    assert store.load("runs/run-1/run.json")["code"] == 5
+    assert found()["run-1"].info.status == "KILLED"
+
+
+def test_a_run_that_another_driver_still_sends_is_left_to_it(store, found, request):
+    recorded(store, "run-1", talking, name=request.node.name, ended=False)
+    Tracker(store, "run-2")._behind()
+
+    assert found() == {}
+    assert "ended" not in store.load("runs/run-1/run.json")
+
+
+def test_a_run_that_was_sent_is_not_looked_at_again(store, monkeypatch):
+    recorded(store, "run-1", talking)
+    record = store.load("runs/run-1/run.json")
+    store.write("runs/run-1/run.json", json.dumps({**record, "tracked": True}).encode())
+    monkeypatch.setattr(tracking, "Sender", _fail)
+    tracker = Tracker.__new__(Tracker)
+    tracker.store, tracker.sender = store, type("Own", (), {"run": "run-2"})()
+
+    tracker._behind()
+
+
+def _fail(*_: Any) -> None:
+    raise AssertionError("it was sent already")
+
+
+def test_nested_parameters_become_dotted_names():
+    given = {"family": {"@": "components.families.voxnet:VoxNet", "lr": 0.1, "falls": (1, 2)}, "trials": 4}
+
+    assert dict(flatten(given)) == {
+        "family.kind": "VoxNet",
+        "family.lr": 0.1,
+        "family.falls": (1, 2),
+        "trials": 4,
+    }
