@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from components.files import digest_of
+from components.plain import canonical
 from pipelines.engine.code import ROOT, dependencies
-from pipelines.engine.keys import digest
 
 FOLDER = ROOT / "components" / "families"
 
@@ -54,7 +55,7 @@ def header(doc: str) -> dict[str, str]:
 
 def certificate_key(family: str) -> str:
     """What a certificate depends on: the code of its family and of what it imports, and their packages."""
-    return digest(dependencies([f"components.families.{family}"]))
+    return digest_of(canonical(dependencies([f"components.families.{family}"])).encode())
 
 
 def table() -> str:

@@ -80,7 +80,7 @@ def _tests(name: str, chosen: str) -> dict[str, Any]:
     own = [str(ROOT / "tests" / "components" / "families" / f"test_{name}.py")] if "not" in chosen else []
     words = []
     for arguments in filter(None, (suite, own)):
-        command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *arguments]
+        command = [sys.executable, "-m", "pytest", "--no-header", "-p", "no:cacheprovider", *arguments]
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         words.append(ended.stdout.strip().splitlines()[-1])
         if ended.returncode:

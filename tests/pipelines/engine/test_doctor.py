@@ -58,7 +58,7 @@ def test_a_full_disk_is_found(store, monkeypatch):
 
 def test_another_version_than_the_locked_one_is_found(store, monkeypatch, tmp_path):
     lock = tmp_path / "constraints.txt"
-    lock.write_text("# made by hand\nnumpy==0.1\nno-such-package==1.0\n")
+    lock.write_text("numpy==0.1\nno-such-package==1.0\n")
     monkeypatch.setattr(doctor, "LOCK", lock)
 
     found = row(store, "packages")

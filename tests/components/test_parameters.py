@@ -1,0 +1,61 @@
+"""
+How text becomes a value.
+"""
+
+from typing import Literal
+
+import pytest
+
+from components.errors import UsageError
+from components.parameters import read
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("3", int, 3),
+        ("1e3", int, 1000),
+        ("-3", int, -3),
+        ("3e-4", float, 3e-4),
+        ("3", float, 3.0),
+        ("yes", bool, True),
+        ("FALSE", bool, False),
+        ("0", bool, False),
+        ("a b", str, "a b"),
+        ("both", Literal["none", "both"], "both"),
+        ("2", Literal[1, 2], 2),
+        ("none", int | None, None),
+        ("3", int | None, 3),
+        ("x", int | str, "x"),
+        ("1,2, 3", tuple[int, ...], (1, 2, 3)),
+        ("", tuple[int, ...], ()),
+        ("pointnet,voxnet", tuple[str, ...], ("pointnet", "voxnet")),
+    ],
+)
+def test_the_annotation_decides_how_text_is_read(text, kind, value):
+    found = read(text, kind, "--x")
+
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("three", int, "--x must be a whole number, but got 'three'."),
+        ("3.5", int, "--x must be a whole number, but got '3.5'."),
+        ("inf", int, "--x must be a whole number, but got 'inf'."),
+        ("nan", int, "--x must be a whole number, but got 'nan'."),
+        ("fast", float, "--x must be a number, but got 'fast'."),
+        ("maybe", bool, "--x must be true or false, but got 'maybe'."),
+        ("bot", Literal["none", "both"], "--x must be none or both, but got 'bot'. Did you mean 'both'?"),
+        ("x", int | None, "--x must be a whole number, but got 'x'."),
+        ("1,two", tuple[int, ...], "--x must be a whole number, but got 'two'."),
+        ("x", dict, "--x is a dict, which cannot be written as text."),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_law_and_the_value(text, kind, words):
+    with pytest.raises(UsageError) as caught:
+        read(text, kind, "--x")
+
+    assert str(caught.value) == words

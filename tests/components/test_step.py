@@ -1,0 +1,88 @@
+"""
+Steps outside a pipeline: they run at once, so that tests and notebooks need no engine.
+"""
+
+import pytest
+
+from components.errors import UsageError
+from components.step import Context, Handle, Printing, Step, current_drawing, step
+
+
+@step(aside=("workers",))
+def scaled(number: int, *, by: int = 2, workers: int = 1, context: Context) -> int:
+    """Multiplies."""
+    context.log({"by": by}, 0)
+    return number * by
+
+
+class Recording:
+    """A drawing that notes what is drawn on it."""
+
+    def __init__(self) -> None:
+        self.added: list[tuple[str, dict]] = []
+
+    def add(self, step: Step, arguments: dict) -> Handle:
+        self.added.append((step.name, dict(arguments)))
+        return Handle(step.name, "k")
+
+
+def test_a_step_runs_at_once_where_nothing_is_drawn():
+    assert scaled(3) == 6
+    assert scaled(3, by=5) == 15
+
+
+def test_a_step_is_noted_and_not_run_while_a_pipeline_is_drawn():
+    drawing = Recording()
+    token = current_drawing.set(drawing)
+    try:
+        made = scaled(3, workers=4)
+    finally:
+        current_drawing.reset(token)
+
+    assert isinstance(made, Handle)
+    assert drawing.added == [("scaled", {"number": 3, "by": 2, "workers": 4})]
+
+
+def test_a_step_keeps_its_functions_name_and_words():
+    assert (scaled.name, scaled.__doc__, scaled.aside) == ("scaled", "Multiplies.", ("workers",))
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "words"),
+    [((), {}, "number"), ((1,), {"bye": 2}, "bye"), ((1, 2, 3), {}, "too many")],
+    ids=["missing", "unknown", "too many"],
+)
+def test_a_wrong_call_says_what_the_step_takes(args, kwargs, words):
+    with pytest.raises(UsageError, match=r"scaled\(\) takes number, by, workers: ") as caught:
+        scaled(*args, **kwargs)
+
+    assert words in str(caught.value)
+
+
+def test_the_printing_context_keeps_what_it_is_told_while_it_lives():
+    context = Printing()
+    scaled.run({"number": 1, "by": 3, "workers": 1}, context)
+    context.file("words.txt", b"words")
+    context.note({"size": "tiny"})
+    context.remember("part", 4)
+
+    assert context.logged == [(0, {"by": 3})]
+    assert context.files == {"words.txt": b"words"}
+    assert context.notes == {"size": "tiny"}
+    assert context.recall("part") == 4
+    assert context.recall("other") is None
+    assert context.scratch == context.scratch
+
+
+def test_the_printing_contexts_keys_differ_with_their_parts():
+    context = Printing()
+
+    assert context.key(a=1, b=2) == context.key(b=2, a=1)
+    assert context.key(a=1) != context.key(a=2)
+
+
+def test_handles_are_found_in_sets_and_dicts_by_their_key():
+    one = Handle("train", "k")
+
+    assert {one: 1}[one] == 1
+    assert len({one, Handle("train", "other")}) == 2
