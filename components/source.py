@@ -115,7 +115,8 @@ def split_by_hash(assets: Iterable[Asset], *, fold: int, folds: int, val: float)
     for members in classes.values():
         dealt = sorted(members, key=lambda a: chance("fold/" + a.id))
         rest = [a for place, a in enumerate(dealt) if place % folds != fold]
-        held = {a.id for a in sorted(rest, key=lambda a: chance("val/" + a.id))[: max(1, round(val * len(rest)))]}
+        share = min(max(1, round(val * len(rest))), len(rest) - 1)  # a class of two has one to learn from
+        held = {a.id for a in sorted(rest, key=lambda a: chance("val/" + a.id))[: max(0, share)]}
         for place, asset in enumerate(dealt):
             split = "test" if place % folds == fold else "val" if asset.id in held else "train"
             out.append(replace(asset, split=split))

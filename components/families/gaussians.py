@@ -45,6 +45,8 @@ class Gaussians(Family):
     """rows and columns of each picture, pixels, at least 11"""
     hold_out: int = 8
     """every so-manyth picture is held out, at least 2"""
+    supersample: int = 4
+    """colour samples along each side of a pixel, at least 1: aliased pictures contradict each other"""
     init: Literal["depth", "random"] = "depth"
     """first Gaussians: on the surface that the training pictures' depth shows, or anywhere in the cube"""
     points: int = 5000
@@ -112,7 +114,7 @@ class Gaussians(Family):
     # What it learns from
 
     def representation(self) -> Representation:
-        return Views(count=self.views, size=self.size, hold_out=self.hold_out)
+        return Views(count=self.views, size=self.size, hold_out=self.hold_out, supersample=self.supersample)
 
     def adapt(self, rows: Rows) -> Self:
         scenes = sorted(set(rows.ids))

@@ -37,6 +37,8 @@ class Views(Representation):
     """rows and columns of each picture, pixels"""
     fov: float = 40.0
     """angle that a picture spans, degrees"""
+    supersample: int = 1
+    """colour samples along each side of a pixel; their mean is its colour, so that edges and patterns do not alias"""
     shading: float = 0.6
     """how much of a colour depends on the lamps, 0 (flat) to 1"""
     metric: bool = False
@@ -73,23 +75,36 @@ class Views(Representation):
 
     def _picture(self, mesh: Mesh, triangles: Floats, pose: Floats) -> dict[str, NDArray[Any]]:
         """The columns of one view, from triangles [F, 3, 3] in the world."""
-        focal = self.size / 2 / np.tan(np.radians(self.fov) / 2)
-        intrinsics = np.array([[focal, 0, self.size / 2], [0, focal, self.size / 2], [0, 0, 1]])
+        color, depth, normal, mask = self._sampled(mesh, triangles, pose, self.size)
+        if self.supersample > 1:
+            fine = self._sampled(mesh, triangles, pose, self.size * self.supersample)[0]
+            color = fine.reshape(self.size, self.supersample, self.size, self.supersample, 3).mean((1, 3))
+        return {
+            "color": color.round().astype(np.uint8),
+            "depth": depth,
+            "normal": normal.astype(np.float32),
+            "mask": mask.astype(np.uint8),
+            "camera_to_world": pose.astype(np.float32),
+            "intrinsics": self.intrinsics(self.size).astype(np.float32),
+        }
+
+    def _sampled(
+        self, mesh: Mesh, triangles: Floats, pose: Floats, size: int
+    ) -> tuple[Floats, NDArray[np.float32], Floats, NDArray[np.bool_]]:
+        """Colour [H, W, 3] on white, depth, normal and mask at the middle of each of `size` by `size` pixels."""
         seen = (triangles - pose[:3, 3]) @ pose[:3, :3]
         near = 1e-3 * float(np.linalg.norm(pose[:3, 3]))
-        depth, faces, weights = rasterize(seen, intrinsics, self.size, self.size, near=near)
+        depth, faces, weights = rasterize(seen, self.intrinsics(size), size, size, near=near)
         mask = faces >= 0
         normal = facing(normals(triangles, faces[mask]), triangles[faces[mask], 0] - pose[:3, 3])
         light = 1 - self.shading + self.shading * lamplight(normal)
         color = albedo(mesh, faces[mask], weights[mask].astype(np.float64)) * light[:, None]
-        return {
-            "color": scatter(mask, color.clip(0, 255).round().astype(np.uint8), 255),
-            "depth": depth,
-            "normal": scatter(mask, normal.astype(np.float32), 0),
-            "mask": mask.astype(np.uint8),
-            "camera_to_world": pose.astype(np.float32),
-            "intrinsics": intrinsics.astype(np.float32),
-        }
+        return scatter(mask, color.clip(0, 255), 255), depth, scatter(mask, normal, 0), mask
+
+    def intrinsics(self, size: int) -> Floats:
+        """The camera matrix [3, 3] of a picture of `size` by `size` pixels."""
+        focal = size / 2 / np.tan(np.radians(self.fov) / 2)
+        return np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
 
 
 def directions(count: int) -> Floats:

@@ -53,6 +53,13 @@ def header(doc: str) -> dict[str, str]:
     return found
 
 
+def exemption(family: str, point: int) -> str:
+    """Why a point of SYSTEMS.md has no meaning for a family, as its docstring says; nothing if it has one."""
+    doc = ast.get_docstring(ast.parse((FOLDER / f"{family}.py").read_bytes())) or ""
+    said = header(doc).get("Exempt", "")
+    return said if f"{point}:" in said else ""
+
+
 def certificate_key(family: str) -> str:
     """What a certificate depends on: the code of its family and of what it imports, and their packages."""
     return digest_of(canonical(dependencies([f"components.families.{family}"])).encode())

@@ -71,6 +71,13 @@ def test_folds_share_the_assets_out_and_every_class_is_in_each():
         assert Counter(a.label for a in one if a.split == split).keys() == {"label 0", "label 1", "label 2"}
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_a_small_class_has_something_to_learn_from(count):
+    dealt = split_by_hash(assets(count, labels=1), fold=0, folds=5, val=0.12)
+
+    assert "train" in splits(dealt).values()
+
+
 def test_chance_is_even_and_depends_on_the_text_alone():
     drawn = [chance(f"x{n}") for n in range(2000)]
 

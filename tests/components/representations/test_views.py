@@ -163,3 +163,16 @@ def test_chance_has_no_part():
     one, other = (next(views.rows(asset, views.generator(seed, "a")))["color"] for seed in (0, 1))
 
     assert_array_equal(one, other)
+
+
+def test_supersampled_colours_are_means_of_finer_ones_and_leave_depth_alone():
+    shape = mesh(sphere())
+    (coarse,) = rows(Views(count=1, size=16, supersample=4), shape)
+    (plain,) = rows(Views(count=1, size=16), shape)
+    (fine,) = rows(Views(count=1, size=64), shape)
+
+    means = fine["color"].reshape(16, 4, 16, 4, 3).mean((1, 3))
+
+    assert np.abs(coarse["color"] - means).max() <= 1
+    assert np.array_equal(coarse["depth"], plain["depth"])
+    assert not np.array_equal(coarse["color"], plain["color"])

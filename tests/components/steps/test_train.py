@@ -1,0 +1,174 @@
+"""
+train: one loop, in this process; several workers and Ray Data are tests/integration's.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load as load_tensors
+from torch.testing import assert_close
+
+from components.artifacts import Checkpoint
+from components.errors import DataError, Infeasible, UsageError
+from components.family import Family
+from components.sources.folder import Folder
+from components.step import Printing
+from components.steps import train as module
+from components.steps.cluster import check_workers
+from components.steps.preprocess import preprocess
+from components.steps.train import train
+from components.table import Table
+from tests.meshes import small_pointnet, small_voxnet, write_shapes
+
+
+def trained(family: Family, table: Table, context: Printing | None = None, **more: Any) -> Checkpoint:
+    arguments = train.bind((family, table), {"workers": 0, **more})
+    return train.run(arguments, context or Printing())
+
+
+def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return load_tensors(checkpoint.weights.read())
+
+
+class Killed(BaseException):
+    """Nobody catches it: the process is gone."""
+
+
+class Dying(Printing):
+    """Says what it is told until the update `at`."""
+
+    at: int = 0
+
+    def log(self, metrics: Any, step: int, *, trial: str = "") -> None:
+        if step == self.at and "loss" in metrics:
+            raise Killed
+        super().log(metrics, step, trial=trial)
+
+
+def dying(at: int, folder: Path) -> Dying:
+    context = Dying(folder=str(folder))
+    context.at = at
+    return context
+
+
+def test_a_checkpoint_holds_the_family_what_it_reads_and_the_weights(table):
+    checkpoint = trained(small_pointnet(), table)
+    net = checkpoint.network()
+
+    assert checkpoint.family.labels == ("flat", "long", "round")
+    assert replace(checkpoint.family, labels=(), classes=0) == small_pointnet()
+    assert checkpoint.representation == small_pointnet().representation()
+    assert checkpoint.steps == 12
+    assert checkpoint.parameters == sum(p.numel() for p in net.parameters())
+    assert not net.training
+
+
+def test_what_was_logged_is_kept_with_the_checkpoint(table):
+    curves = trained(small_pointnet(), table).curves()
+
+    assert [line["step"] for line in curves if "loss" in line] == list(range(1, 13))
+    assert {"val_accuracy", "val_loss"} <= set().union(*curves)
+
+
+def test_training_twice_gives_the_same_weights(table):
+    one, other = (trained(small_pointnet(), table) for _ in range(2))
+
+    assert one.weights == other.weights
+
+
+def test_another_seed_gives_other_weights(table):
+    assert trained(small_pointnet(), table).weights != trained(small_pointnet(), table, Printing(seed=1)).weights
+
+
+@pytest.mark.parametrize("at", [2, 7, 12])
+def test_a_killed_training_continues_to_the_weights_of_an_undisturbed_one(table, tmp_path, monkeypatch, at):
+    """The clock strikes at every update, so that the last checkpoint is one update old."""
+    monkeypatch.setattr(module, "SAVE", 0.0)
+    family = small_pointnet(dropout=0.3, ema=0.9)
+    undisturbed = trained(family, table)
+    with pytest.raises(Killed):
+        trained(family, table, dying(at, tmp_path / "scratch"))
+    context = Printing(folder=str(tmp_path / "scratch"))
+    continued = trained(family, table, context)
+
+    assert context.logged[0][0] == at
+    assert_close(weights(continued), weights(undisturbed), rtol=0, atol=0)
+    assert continued.chosen == undisturbed.chosen
+    assert continued.curves() == undisturbed.curves()
+
+
+def test_a_training_killed_before_its_first_checkpoint_begins_anew(table, tmp_path):
+    undisturbed = trained(small_pointnet(), table)
+    with pytest.raises(Killed):
+        trained(small_pointnet(), table, dying(5, tmp_path / "scratch"))
+
+    assert trained(small_pointnet(), table, Printing(folder=str(tmp_path / "scratch"))).weights == undisturbed.weights
+
+
+def test_the_weights_that_are_kept_were_chosen_on_the_validation_split(table):
+    """At a rate that ruins it at once, the first weights are better than the last."""
+    family = small_pointnet(lr=10.0, steps=20)
+    checkpoint = trained(family, table)
+    scores = {line["step"]: line["val_accuracy"] for line in checkpoint.curves() if "val_accuracy" in line}
+
+    assert checkpoint.chosen in scores
+    assert scores[checkpoint.chosen] >= max(scores.values()) - 0.51
+
+
+def test_a_training_begins_from_another_checkpoint(table):
+    first = trained(small_pointnet(), table)
+    second = trained(small_pointnet(steps=1, lr=1e-9), table, start=first)
+
+    for name, _ in first.network().named_parameters():
+        assert_close(weights(second)[name], weights(first)[name], rtol=0, atol=1e-6)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training_with_its_step(table):
+    with pytest.raises(DataError, match=r"of voxnet is not a number at step \d+. Lower lr, or set clip."):
+        trained(small_voxnet(lr=1e30, steps=30, optimizer="sgd"), table)
+
+
+# Bad input
+
+
+def test_a_table_without_the_familys_set_is_refused(table):
+    with pytest.raises(UsageError, match=r"This table has no Points\(count=65"):
+        trained(small_pointnet(stored=65), table)
+
+
+def test_one_class_alone_is_refused(tmp_path):
+    root = write_shapes(tmp_path / "one", each=6, labels=("flat",))
+    table = preprocess(Folder(root=str(root)), [small_pointnet().representation()], on="here")
+
+    with pytest.raises(UsageError, match=r"at least two classes, but the training split has \['flat'\]"):
+        trained(small_pointnet(), table)
+
+
+def test_a_stream_without_a_worker_is_refused(table):
+    with pytest.raises(UsageError, match="A stream needs a worker of Ray Train, but `workers` is 0"):
+        trained(small_pointnet(), table, feed="stream")
+
+
+def test_more_workers_than_the_cluster_could_ever_seat_are_refused(table):
+    with pytest.raises(Infeasible, match=r"8 workers take 8 CPUs and loading data takes 1 more, but the cluster has 1"):
+        trained(small_pointnet(), table, workers=8)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "resources"),
+    [(4, 0, {"CPU": 4}), (1, 1, {"CPU": 4}), (2, 1, {"CPU": 8, "GPU": 1}), (0, 1, {"CPU": 1})],
+    ids=["no CPU for the data", "no GPU", "too few GPUs", "no GPU here"],
+)
+def test_what_could_never_be_scheduled_is_infeasible(workers, gpus, resources):
+    with pytest.raises(Infeasible) as caught:
+        check_workers(workers, gpus, resources)
+
+    assert caught.value.code == 4
+
+
+@pytest.mark.parametrize(("workers", "gpus", "resources"), [(3, 0, {"CPU": 4}), (1, 0, {"CPU": 1}), (2, 0.5, {"CPU": 4, "GPU": 1})])
+def test_what_fits_is_let_through(workers, gpus, resources):
+    check_workers(workers, gpus, resources)

@@ -1,0 +1,117 @@
+"""
+Families: presets, settings, scores of classifiers, and how one is found by its name.
+"""
+
+import pickle
+from dataclasses import FrozenInstanceError, replace
+
+import numpy as np
+import pytest
+import torch
+
+from components.errors import UsageError
+from components.families.pointnet import PointNet
+from components.families.voxnet import VoxNet
+from components.family import Goal, find, names, overriding, read_field
+from components.table import Rows
+
+every_family = pytest.mark.parametrize("name", names())
+
+
+def rows(*labels: str) -> Rows:
+    return Rows({"points": torch.zeros(2, 4, 3)}, ["a", "b"], torch.zeros(2, dtype=torch.int64), labels)
+
+
+def test_a_family_is_a_frozen_dataclass_that_takes_keywords_only():
+    family = PointNet(lr=0.5)
+
+    assert family == PointNet(lr=0.5)
+    assert hash(family) == hash(pickle.loads(pickle.dumps(family)))
+    with pytest.raises(FrozenInstanceError):
+        family.lr = 0.1
+    with pytest.raises(TypeError):
+        PointNet(0.5)
+
+
+def test_a_familys_name_is_its_files():
+    assert [find(name).tiny().name for name in names()] == names()
+
+
+@every_family
+def test_presets_are_found_by_name_and_tiny_is_the_first(name):
+    family = find(name)
+
+    assert family.sizes()[0] == "tiny"
+    assert family.at("tiny") == family.tiny()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: find("pointnett"), "No family 'pointnett'. Did you mean 'pointnet'? `rayfield families` lists all."),
+        (lambda: PointNet.at("tny"), "`size` of PointNet must be tiny or authors or paper, but got 'tny'. Did you mean"),
+        (lambda: read_field(PointNet, "lrr", "1"), "Family 'pointnet' has no field 'lrr'. Did you mean 'lr'?"),
+        (lambda: read_field(PointNet, "lr", "x"), "PointNet.lr must be a number, but got 'x'."),
+    ],
+    ids=["name", "size", "field", "value"],
+)
+def test_what_is_not_there_is_refused_with_the_nearest_name(call, words):
+    with pytest.raises(UsageError) as caught:
+        call()
+
+    assert words in str(caught.value)
+
+
+@every_family
+def test_a_setting_reaches_every_family_and_ends_with_the_drawing(name):
+    """A family that had its own __post_init__ and forgot its parent's would never hear of --set."""
+    family = find(name)
+    with overriding({name: {"ema": "0.25"}}) as met:
+        inside = family.tiny()
+
+    assert inside.ema == 0.25
+    assert met == {(name, "ema")}
+    assert family.tiny().ema != 0.25
+    assert replace(inside, ema=0.5).ema == 0.5
+
+
+def test_a_classifier_takes_its_classes_from_the_training_rows():
+    family = VoxNet.tiny().adapt(rows("chair", "table"))
+
+    assert (family.classes, family.labels) == (2, ("chair", "table"))
+
+
+@pytest.mark.parametrize("labels", [(), ("chair",)])
+def test_a_classifier_refuses_less_than_two_classes(labels):
+    with pytest.raises(UsageError, match="needs at least two classes, but the training split has .* a folder of its own"):
+        VoxNet.tiny().adapt(rows(*labels))
+
+
+def test_scores_of_a_classifier_are_those_of_its_confusion():
+    """Two classes of ten and two rows: a lazy answer is right for most rows and for half of the classes."""
+    confusion = np.array([[10, 0, 0], [2, 0, 0], [0, 0, 0]])
+    scores = VoxNet(classes=3).score({"confusion": confusion, "loss": 6.0, "count": 12})
+
+    assert scores == pytest.approx({"accuracy": 10 / 12, "balanced_accuracy": 0.5, "loss": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("direction", "one", "other", "better"),
+    [
+        ("max", 0.6, 0.5, True),
+        ("max", 0.5, 0.5, False),
+        ("min", 0.4, 0.5, True),
+        ("min", 0.6, 0.5, False),
+        ("min", 0.5, float("nan"), True),
+        ("max", float("nan"), 0.5, False),
+    ],
+)
+def test_a_number_is_better_than_no_number(direction, one, other, better):
+    assert Goal("loss", direction).better(one, other) is better
+
+
+def test_a_family_without_features_says_which_have_some():
+    from components.families.gan import Gan
+
+    with pytest.raises(UsageError, match="gan has no features: choose a family that has"):
+        Gan.tiny().features(torch.nn.Identity(), {})
