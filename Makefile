@@ -12,7 +12,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not services"
 
 test-services: $(READY)
-	$(BIN)/python -m pytest -m services
+	$(BIN)/python -m pytest -m services || test $$? -eq 5  # 5: no test needs a service yet
 
 check: $(READY)
 	$(BIN)/ruff format --check .

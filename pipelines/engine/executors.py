@@ -27,6 +27,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "PYTHONWARNINGS": "ignore",
+    "OMP_WAIT_POLICY": "passive",  # idle threads of torch would spin on the cores that the kernels use
 }
 
 
