@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
+from components import files
 from components.family import Family
-from components.table import Rows, Table, stable_hash
+from components.table import Rows, Table
 from components.training import World
 
 SHARE = 0.25  # of the machine's memory that a training split may take
@@ -39,25 +39,20 @@ def head(table: Table, family: Family) -> Rows:
 
 
 def dataset(table: Table, family: Family) -> Any:
-    """The training rows of a family's set as a Ray Dataset, with labels and places."""
+    """The training rows of a family's set as a Ray Dataset, with labels: a shard is read where it is wanted."""
     import ray.data
 
-    one = table.set(family.representation())
-    assets = {row["id"]: row for row in pq.read_table(table.assets.path()).to_pylist()}
-    place_of = {label: place for place, label in enumerate(table.labels)}
+    representation, store = family.representation(), files.root()
+    shards = table.set(representation).shards
 
-    def joined(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        own = [
-            place
-            for place, (name, split) in enumerate(zip(batch["id"], batch["split"], strict=True))
-            if name in assets and (split or assets[name]["split"]) == "train"
-        ]
-        kept = {name: column[own] for name, column in batch.items() if name not in ("id", "split")}
-        kept["label"] = np.array([place_of[assets[name]["label"]] for name in batch["id"][own]], np.int64)
-        kept["id"] = np.array([stable_hash(name) for name in batch["id"][own]], np.int64)
-        return kept
+    def read(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        files.use(store)
+        rows = table.open(representation, "train", shards=[shards[place] for place in batch["shard"]])
+        columns = {name: column.numpy() for name, column in rows.columns.items()}
+        return {**columns, "label": rows.label.numpy(), "id": rows.id.numpy()}
 
-    return ray.data.read_parquet([str(shard.path()) for shard in one.shards]).map_batches(joined, batch_format="numpy")
+    places = ray.data.from_items([{"shard": place} for place in range(len(shards))], override_num_blocks=len(shards))
+    return places.map_batches(read, batch_size=1)
 
 
 def batches(shard: Any, size: int, seed: int, world: World, device: torch.device) -> Iterator[dict[str, Any]]:

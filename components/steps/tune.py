@@ -6,7 +6,7 @@ seed, i). Rungs are successive halving over each group of trials, on the validat
 entry of the store, so a killed tuning repeats nothing, and sixteen trials begin with the eight that have run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -45,16 +45,16 @@ class Climb:
     name: str
     key: str
     """under which the rung is remembered"""
-    last: str
-    """the key of the rung before; none at the first"""
+    state: File | None
+    """where the rung before left off; none at the first"""
 
     def run(self, table: Table, context: Context) -> Rung:
         """Trains to the rung, and scores the trial on the validation split."""
         family = self.family
         rows = table.open(family.representation(), "train")
         learner = Learner.begin(family, rows, seed=context.seed)
-        if self.last:
-            learner.load(context.recall(self.last).state.read())
+        if self.state is not None:
+            learner.load(self.state.read())
         context.note({name: getattr(family, name) for name in family.space()}, trial=self.name)
         for logged in learner.run(until=self.steps):
             if learner.state.step % max(1, family.steps // 40) == 0:
@@ -146,7 +146,8 @@ def _halve(plan: Plan, table: Table, context: Context) -> dict[int, list[Rung]]:
     for first in range(0, len(plan.families), GROUP):
         alive = list(range(first, min(first + GROUP, len(plan.families))))
         for level, steps in enumerate(plan.rungs):
-            for trial, rung in _run(plan, alive, level, table, context).items():
+            states = {trial: results[trial][-1].state if level else None for trial in alive}
+            for trial, rung in _run(plan, states, level, table, context).items():
                 results[trial].append(rung)
             alive = [trial for trial in alive if len(results[trial]) == level + 1]
             if not alive:
@@ -164,17 +165,16 @@ def _rank(value: float, direction: str) -> float:
     return -value if direction == "max" else value
 
 
-def _run(plan: Plan, trials: Sequence[int], level: int, table: Table, context: Context) -> dict[int, Rung]:
-    """Brings some trials to a rung: those that are not in the store yet, on Ray Tune."""
-    # keys are made here and handed to the workers: one process reads the code once
-    keys = {trial: _key(plan, trial, level, table, context) for trial in trials}
+def _run(plan: Plan, states: Mapping[int, File | None], level: int, table: Table, context: Context) -> dict[int, Rung]:
+    """Brings trials from where they left off to a rung: those that are not in the store yet, on Ray Tune."""
+    keys = {trial: context.key(family=plan.families[trial], table=table, steps=plan.rungs[level]) for trial in states}
     climbs = {
         trial: Climb(
             family=plan.families[trial],
             steps=plan.rungs[level],
             name=f"trial {trial:02d}",
             key=key,
-            last=_key(plan, trial, level - 1, table, context) if level else "",
+            state=states[trial],
         )
         for trial, key in keys.items()
         if context.recall(key) is None
@@ -185,10 +185,6 @@ def _run(plan: Plan, trials: Sequence[int], level: int, table: Table, context: C
     if not any(found.values()):
         raise DataError(f"No trial of {plan.families[0].name} reached step {plan.rungs[level]}. See the trials' logs.")
     return {trial: rung for trial, rung in found.items() if rung is not None}
-
-
-def _key(plan: Plan, trial: int, level: int, table: Table, context: Context) -> str:
-    return context.key(family=plan.families[trial], table=table, steps=plan.rungs[level])
 
 
 def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context) -> None:

@@ -49,7 +49,10 @@ def test_presets_are_found_by_name_and_tiny_is_the_first(name):
     ("call", "words"),
     [
         (lambda: find("pointnett"), "No family 'pointnett'. Did you mean 'pointnet'? `rayfield families` lists all."),
-        (lambda: PointNet.at("tny"), "`size` of PointNet must be tiny or authors or paper, but got 'tny'. Did you mean"),
+        (
+            lambda: PointNet.at("tny"),
+            "`size` of PointNet must be tiny or authors or paper, but got 'tny'. Did you mean",
+        ),
         (lambda: read_field(PointNet, "lrr", "1"), "Family 'pointnet' has no field 'lrr'. Did you mean 'lr'?"),
         (lambda: read_field(PointNet, "lr", "x"), "PointNet.lr must be a number, but got 'x'."),
     ],
@@ -83,7 +86,9 @@ def test_a_classifier_takes_its_classes_from_the_training_rows():
 
 @pytest.mark.parametrize("labels", [(), ("chair",)])
 def test_a_classifier_refuses_less_than_two_classes(labels):
-    with pytest.raises(UsageError, match="needs at least two classes, but the training split has .* a folder of its own"):
+    with pytest.raises(
+        UsageError, match="needs at least two classes, but the training split has .* a folder of its own"
+    ):
         VoxNet.tiny().adapt(rows(*labels))
 
 

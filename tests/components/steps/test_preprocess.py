@@ -116,7 +116,9 @@ def test_a_killed_preprocessing_makes_only_the_shards_that_it_had_not(monkeypatc
     opened: list[str] = []
     monkeypatch.setattr(Texts, "open", lambda self, asset: opened.append(asset.id) or asset.id)
     table = run(Texts(), LENGTHS, context=Printing(remembered=dying.remembered))
-    done = {id for shard in list(dying.remembered.values())[:2] for id in pq.read_table(shard.rows.path())["id"].to_pylist()}
+    done = {
+        id for shard in list(dying.remembered.values())[:2] for id in pq.read_table(shard.rows.path())["id"].to_pylist()
+    }
 
     assert table.counts["train"] == 12
     assert 0 < len(opened) < 12

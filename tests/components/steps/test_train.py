@@ -169,6 +169,8 @@ def test_what_could_never_be_scheduled_is_infeasible(workers, gpus, resources):
     assert caught.value.code == 4
 
 
-@pytest.mark.parametrize(("workers", "gpus", "resources"), [(3, 0, {"CPU": 4}), (1, 0, {"CPU": 1}), (2, 0.5, {"CPU": 4, "GPU": 1})])
+@pytest.mark.parametrize(
+    ("workers", "gpus", "resources"), [(3, 0, {"CPU": 4}), (1, 0, {"CPU": 1}), (2, 0.5, {"CPU": 4, "GPU": 1})]
+)
 def test_what_fits_is_let_through(workers, gpus, resources):
     check_workers(workers, gpus, resources)

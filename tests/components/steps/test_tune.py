@@ -82,7 +82,9 @@ def test_trials_are_spread_over_the_space():
 
 
 def test_a_field_that_decides_what_is_preprocessed_is_not_tuned():
-    with pytest.raises(UsageError, match="test_tune.count decides what is preprocessed: tune it by a loop over families"):
+    with pytest.raises(
+        UsageError, match="test_tune.count decides what is preprocessed: tune it by a loop over families"
+    ):
         sample(Wrong(), 4, 0)
 
 
@@ -206,7 +208,7 @@ def test_a_rung_continues_from_the_one_below(table, own_store, climbed):
         if isinstance(rung, Rung) and rung.steps == 4:
             state[rung.family.lr] = rung
     (whole,) = state.values()
-    alone = module.Climb(whole.family, 4, "alone", "alone", "").run(table, context)
+    alone = module.Climb(whole.family, 4, "alone", "alone", None).run(table, context)
 
     assert alone.scores == whole.scores
     assert alone.state.digest == whole.state.digest
@@ -226,7 +228,9 @@ def test_ray_tune_finds_what_this_process_finds(table, own_store, ray_session, m
         patch.setattr(
             module, "_on_tune", lambda climbs, name, table, context: [c.run(table, context) for c in climbs.values()]
         )
-        other = Running(Store(str(own_store)), "run", "k", ("components.steps.tune", "components.steps.train"), 0, {"CPU": 2})
+        other = Running(
+            Store(str(own_store)), "run", "k", ("components.steps.tune", "components.steps.train"), 0, {"CPU": 2}
+        )
         here = search(table, other, 2)
 
     assert here == on_ray

@@ -233,7 +233,10 @@ def test_a_setting_changes_the_key():
         ({"pointnett": {"lr": "1"}}, "No family 'pointnett'. Did you mean 'pointnet'?"),
         ({"pointnet": {"lrr": "1"}}, "Family 'pointnet' has no field 'lrr'. Did you mean 'lr'?"),
         ({"pointnet": {"lr": "fast"}}, "PointNet.lr must be a number, but got 'fast'."),
-        ({"pointnet": {"transforms": "inputs"}}, "must be none or input or both, but got 'inputs'. Did you mean 'input'?"),
+        (
+            {"pointnet": {"transforms": "inputs"}},
+            "must be none or input or both, but got 'inputs'. Did you mean 'input'?",
+        ),
     ],
     ids=["no instance", "family", "field", "value", "word"],
 )

@@ -34,7 +34,9 @@ def recorded(store: Store, run: str, pipeline: Any, *, ended: bool = True, name:
     Runner(store, run, nodes, Here)()
     steps = [{"key": n["key"], "title": n["title"], "step": n["step"]} for n in nodes]
     record = {"pipeline": name, "title": run, "parameters": {"size": "tiny"}, "nodes": steps, "commit": "abc"}
-    record |= {"started": time.time(), "owner": {**owner(), **who}} | ({"ended": time.time(), "code": 0} if ended else {})
+    record |= {"started": time.time(), "owner": {**owner(), **who}} | (
+        {"ended": time.time(), "code": 0} if ended else {}
+    )
     store.write(f"runs/{run}/run.json", json.dumps(record).encode())
 
 
