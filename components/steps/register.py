@@ -85,7 +85,7 @@ def _transaction(
     tags = {"rayfield.verdict": verdict, "rayfield.evidence": json.dumps({"reasons": reasons, "forced": force})}
     for tag, value in tags.items():
         api.set_model_version_tag(name, version, tag, value)
-    if verdict == "PROMOTE" and (champion is None or champion.version != version):
+    if verdict == "PROMOTE" and (champion is None or str(champion.version) != version):
         if champion is not None:
             api.set_registered_model_alias(name, "previous", champion.version)
         api.set_registered_model_alias(name, "champion", version)

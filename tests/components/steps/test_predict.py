@@ -1,0 +1,57 @@
+"""
+predict: a model's features, as a table that another family learns from.
+"""
+
+import numpy as np
+import pytest
+
+from components.artifacts import Checkpoint
+from components.errors import DataError, UsageError
+from components.families.tsne import Tsne
+from components.steps.evaluate import evaluate
+from components.steps.predict import predict
+from components.steps.train import train
+from components.table import Table
+from tests.meshes import small_voxnet
+
+
+@pytest.fixture
+def checkpoint(table: Table) -> Checkpoint:
+    return train(small_voxnet(), table, workers=0)
+
+
+def test_a_models_features_are_a_table_that_another_family_learns_from(table, checkpoint):
+    features = predict(checkpoint, table, on="here")
+    rows = features.open(features.sets[0].declared, "train")
+    model = train(Tsne(steps=4, perplexity=5), features, workers=0)
+
+    assert rows["features"].shape == (24, 8)
+    assert rows.ids == sorted(rows.ids)
+    assert model.family.name == "tsne"
+    assert evaluate(model, features, on="here").name == "tsne"
+
+
+def test_features_are_those_that_the_network_answers(table, checkpoint):
+    features = predict(checkpoint, table, split="test", on="here")
+    rows = features.open(features.sets[0].declared, "train")
+    own = table.open(checkpoint.representation, "test", checkpoint.family.labels)
+    net = checkpoint.network()
+    answered = checkpoint.family.features(net, own.batch(range(len(own)))).detach()
+
+    assert rows.ids == own.ids
+    np.testing.assert_allclose(rows["features"].numpy(), answered.numpy(), rtol=1e-6)
+
+
+def test_a_table_that_the_model_does_not_read_is_refused(table, checkpoint):
+    features = predict(checkpoint, table, on="here")
+
+    with pytest.raises(UsageError, match="This table has no Voxels.*it has Features"):
+        predict(checkpoint, features, on="here")
+
+
+def test_a_split_without_rows_is_refused(table, checkpoint):
+    features = predict(checkpoint, table, on="here")
+    model = train(Tsne(steps=2, perplexity=5), features, workers=0)
+
+    with pytest.raises(DataError, match="The split 'val' has no rows to predict"):
+        predict(model, features, split="val", on="here")
