@@ -55,7 +55,7 @@ def _is_near(host: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def ray_session(tracking: str) -> Iterator[None]:
     """A small Ray on this machine, set as the engine sets its own."""
     from pipelines.engine.executors import SETTINGS
 
@@ -63,12 +63,13 @@ def ray_session() -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": tracking}
     ray.init(
         num_cpus=4,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}},
+        runtime_env={"env_vars": environment},
     )
     yield
     ray.shutdown()

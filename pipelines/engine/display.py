@@ -120,15 +120,15 @@ def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: M
     screen = console()
     screen.print()
     screen.print(table)
-    _models(nodes, manifests, screen)
+    _models(manifests, screen)
 
 
-def _models(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], screen: Any) -> None:
-    for node in nodes:
-        manifest = manifests.get(node["key"])
-        if manifest and node["step"].endswith(":register"):
-            name = manifest["result"]["name"]
-            screen.print(f"\n  Ask it:   rayfield predict models:/{name}@champion FILE.obj", highlight=False)
+def _models(manifests: Mapping[str, Any], screen: Any) -> None:
+    results = [m["result"] for m in manifests.values() if m and isinstance(m["result"], dict)]
+    classifies = any(result.get("goal") == "accuracy" for result in results)
+    for result in results:
+        if classifies and result.get("verdict") == "PROMOTE":
+            screen.print(f"\n  Ask it:   rayfield predict models:/{result['name']}@champion FILE.obj", highlight=False)
     screen.print("  See it:   rayfield ui")
 
 

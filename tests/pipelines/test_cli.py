@@ -1,0 +1,378 @@
+"""
+The command line: what it prints where, its exit codes, and what it does not import.
+"""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from components import files
+from pipelines.cli import main
+from pipelines.engine import running, tracking
+from pipelines.engine.executors import Here
+from pipelines.engine.store import Store
+from tests.meshes import write_shapes
+from tests.pipelines.engine.toys import ran
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY = '''
+from pipelines.engine.pipeline import pipeline
+from tests.pipelines.engine.toys import broken, judge, number, total
+
+
+@pipeline
+def toy(kind: str = "none", verdict: str = "PROMOTE", value: int = 1):
+    """
+    A toy.
+
+    value: what is added
+    """
+    if kind != "none":
+        broken(kind=kind)
+    judge(verdict=verdict)
+    total([number(value)])
+'''
+TRAINING = '''
+from components.families.voxnet import VoxNet
+from components.source import Source
+from components.steps.preprocess import preprocess
+from components.steps.train import train
+from pipelines.engine.pipeline import pipeline
+from tests.meshes import small_voxnet
+
+
+@pipeline
+def training(source: Source = "folder", workers: int = 0):
+    """Trains."""
+    family = small_voxnet()
+    train(family, preprocess(source, [family.representation()], on="here"), workers=workers)
+'''
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs steps in this process."""
+    monkeypatch.setattr(running, "OnRay", Here)
+    monkeypatch.setattr(tracking, "PAUSE", 0.05)
+
+
+@pytest.fixture
+def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves MLflow out: it has its own tests."""
+
+    class Nowhere:
+        def __init__(self, *_: object) -> None: ...
+
+        def start(self) -> None: ...
+
+        def finish(self) -> str:
+            return ""
+
+    monkeypatch.setattr(running, "Tracker", Nowhere)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> str:
+    (tmp_path / "toy.py").write_text(TOY)
+    return str(tmp_path / "toy.py")
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> list[str]:
+    (tmp_path / "training.py").write_text(TRAINING)
+    return [str(tmp_path / "training.py"), "--root", str(write_shapes(tmp_path / "shapes", each=4))]
+
+
+def rayfield(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words), catch_exceptions=False)
+
+
+def said(result: Result) -> str:
+    """The one line of an error."""
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ([], 0),
+        (["--kind", "data"], 1),
+        (["--kind", "bug"], 1),
+        (["--kind", "usage"], 2),
+        (["--verdict", "REJECT"], 3),
+        (["--kind", "infeasible"], 4),
+        (["--verdict", "HOLD"], 0),
+        (["--kind", "data", "--verdict", "REJECT"], 1),
+    ],
+    ids=["done", "data", "bug", "usage", "gate", "infeasible", "held", "failed before the gate"],
+)
+def test_a_runs_end_is_its_exit_code(toy, untracked, words, code):
+    assert rayfield("run", toy, *words).exit_code == code
+
+
+def test_a_gate_that_said_no_says_so_when_all_is_kept_as_well(toy, untracked):
+    assert rayfield("run", toy, "--verdict", "REJECT").exit_code == 3
+    assert rayfield("run", toy, "--verdict", "REJECT").exit_code == 3
+
+
+def test_an_interrupted_run_says_that_it_continues(toy, untracked, monkeypatch):
+    class Interrupted(Here):
+        def submit(self, node: Any, run: str, address: str) -> None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "OnRay", Interrupted)
+        result = rayfield("run", toy)
+
+    assert result.exit_code == 5
+    assert "Interrupted. The same command continues." in result.stderr
+    assert rayfield("run", toy).exit_code == 0
+
+
+def test_a_plan_that_no_cluster_of_this_size_could_run_is_infeasible(training, untracked):
+    result = rayfield("run", *training, "--workers", "64")
+
+    assert result.exit_code == 4
+    assert "64 workers take 64 CPUs and loading data takes 1 more" in result.stderr
+
+
+def test_one_class_alone_ends_in_one_line(tmp_path, training, untracked):
+    root = write_shapes(tmp_path / "one", each=4, labels=("flat",))
+    result = rayfield("run", training[0], "--root", str(root))
+
+    assert result.exit_code == 2
+    assert "A classifier needs at least two classes" in result.stderr
+
+
+# Running
+
+
+def test_a_run_says_what_came_of_every_step_and_json_alone_is_on_stdout(toy, untracked):
+    result = rayfield("run", toy, "--value", "5", "--json")
+    rows = json.loads(result.stdout)
+
+    assert [(row["step"], row["status"]) for row in rows] == [("judge", "done"), ("number", "done"), ("total", "done")]
+    assert rows[-1]["result"] == 5
+    assert "> total" in result.stderr
+
+
+def test_people_read_stderr_and_stdout_is_empty(toy, untracked):
+    result = rayfield("run", toy)
+
+    assert result.stdout == ""
+    assert "total" in result.stderr
+
+
+def test_a_second_run_keeps_everything(toy, untracked):
+    rayfield("run", toy)
+    rows = json.loads(rayfield("run", toy, "--json").stdout)
+
+    assert {row["status"] for row in rows} == {"cached"}
+    assert ran("total") == 1
+
+
+def test_a_failed_step_is_shown_with_its_traceback_and_the_rest_goes_on(toy, untracked):
+    result = rayfield("run", toy, "--kind", "data")
+    shown = rayfield("show")
+
+    assert "a data error of two lines" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert ran("total") == 1
+    assert "toys.py" in shown.stderr and "Traceback" in shown.stderr
+
+
+def test_mlflow_that_does_not_answer_stops_nothing(toy, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    result = rayfield("run", toy)
+
+    assert result.exit_code == 0
+    assert "the rest waits in the store" in " ".join(result.stderr.split())
+
+
+def test_a_plan_says_what_would_run(toy, untracked):
+    rayfield("run", toy, "--value", "5")
+    rows = json.loads(rayfield("plan", toy, "--value", "6", "--json").stdout)
+
+    assert [(row["step"], row["action"]) for row in rows] == [("judge", "keep"), ("number", "run"), ("total", "run")]
+    assert "2 of 3 steps would run." in rayfield("run", toy, "--value", "6", "--dry-run").stderr
+    assert ran("number 6") == 0
+
+
+def test_the_last_runs_are_listed(toy, untracked):
+    assert "No run yet" in rayfield("status").stderr
+    rayfield("run", toy, "--kind", "data")
+    (row,) = json.loads(rayfield("status", "--json").stdout)
+
+    assert (row["pipeline"], row["status"]) == ("toy", "failed")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rum"], "No command 'rum'. Did you mean 'run'?"),
+        (["run", "quikstart"], "No pipeline 'quikstart'. Did you mean 'quickstart'?"),
+        (["run", "nowhere.py"], "No file nowhere.py."),
+        (["run", "quickstart", "--trails", "4"], "has 'trails'. Did you mean 'trials'?"),
+        (["run", "quickstart", "--trials", "many"], "--trials must be a whole number, but got 'many'."),
+        (
+            ["run", "quickstart", "--size", "tny"],
+            "but got 'tny'. Did you mean 'tiny'?",
+        ),
+        (["run", "quickstart", "--source", "furnitur"], "No source 'furnitur'. Did you mean 'furniture'?"),
+        (["run", "quickstart", "--source", "folder"], "Source 'folder' needs --root"),
+        (["run", "classify", "--family", "pointnett"], "No family 'pointnett'. Did you mean 'pointnet'?"),
+        (["run", "quickstart", "--set", "pointnet.lrr=1"], "no field 'lrr'. Did you mean 'lr'?"),
+        (["run", "quickstart", "--set", "pointnet.lr=x"], "PointNet.lr must be a number, but got 'x'."),
+        (["run", "quickstart", "--set", "gan.lr=1"], "--set gan.lr met no gan"),
+        (["run", "quickstart", "--set", "lr=1"], "--set is family.field=value, but got 'lr=1'."),
+        (["run", "quickstart", "tiny"], "An option begins with --, but got 'tiny'."),
+        (["show", "no-run"], "No run 'no-run' in"),
+        (["predict", "models:/nobody@champion", "nowhere.obj"], "No file nowhere.obj."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_ends_in_one_line_and_exit_code_2(words, message):
+    result = rayfield(*words)
+
+    assert result.exit_code == 2
+    assert said(result).startswith("rayfield: ")
+    assert message in said(result)
+
+
+def test_a_folder_that_is_not_there_ends_in_one_line():
+    result = rayfield("run", "quickstart", "--source", "folder", "--root", "/none")
+
+    assert result.exit_code in (1, 2)
+    assert "'/none' does not exist" in said(result)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "no bytes"), ("v 0 0 0\n", "no faces"), ("v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "finite|number")],
+    ids=["empty", "no faces", "not finite"],
+)
+def test_a_file_that_cannot_be_used_is_asked_about_in_vain(tmp_path, text, reason):
+    import re
+
+    (tmp_path / "bad.obj").write_text(text)
+    result = rayfield("predict", "models:/nobody@champion", str(tmp_path / "bad.obj"))
+
+    assert result.exit_code == 1
+    assert re.search(reason, said(result))
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "is full"), (errno.EACCES, "must be writable, but Permission denied")],
+    ids=["full", "forbidden"],
+)
+def test_a_store_that_takes_nothing_ends_in_one_line(toy, monkeypatch, number, words):
+    """Root may write everywhere, so the error is made up."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    result = rayfield("run", toy)
+
+    assert result.exit_code == 1
+    assert words in said(result)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_step_loses_nothing(training, untracked, monkeypatch):
+    """The objects of the second shard do not fit; with room again, the same command goes on."""
+    link, calls = os.link, []
+
+    def full(source: str, target: str) -> None:
+        if "/keys/" in str(target) and not calls.append(target) and len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        link(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", full)
+        result = rayfield("run", *training)
+    assert result.exit_code == 1
+    assert "is full" in result.stderr
+    assert len(Store.here().names("keys")) == 1
+
+    assert rayfield("run", *training).exit_code == 0
+    assert len(Store.here().names("keys")) == 3
+
+
+# What it does not import
+
+
+def imported(*words: str, store: str = "") -> tuple[set[str], str]:
+    """What a command imports of the heavy packages, and how it ended."""
+    code = (
+        "import sys; sys.argv = ['rayfield', *sys.argv[1:]]\n"
+        "from pipelines.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print('ended with', end.code, file=sys.stderr)\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'scipy', 'pandas'}\n"
+        "print('imported', *sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **({"RAYFIELD_STORE": store} if store else {})}
+    command = [sys.executable, "-c", code, *words]
+    end = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True).stderr.splitlines()
+    return set(end[-1].split()[1:]), end[-2]
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["run", "quickstart", "--help"], ["pipelines"], ["families"], ["status"]]
+)
+def test_what_only_reads_imports_nothing_heavy(words):
+    heavy, end = imported(*words)
+
+    assert heavy == set()
+    assert "Traceback" not in end
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["for people", "for machines"])
+def test_a_run_that_is_all_kept_imports_nothing_heavy(toy, untracked, own_store, more):
+    assert rayfield("run", toy).exit_code == 0
+    heavy, end = imported("run", toy, *more, store=str(own_store))
+
+    assert heavy == set()
+    assert end == "ended with 0"
+
+
+def test_help_of_a_pipeline_tells_its_parameters(toy):
+    result = rayfield("run", toy, "--help")
+
+    assert result.exit_code == 0
+    assert "--value" in result.stdout and "what is added [1]" in result.stdout
+
+
+def test_every_command_has_help():
+    for name in main.commands:
+        result = rayfield(name, "--help")
+
+        assert result.exit_code == 0
+        assert main.commands[name].get_short_help_str()
+
+
+def test_pipelines_and_families_are_listed():
+    assert {row["name"] for row in json.loads(rayfield("pipelines", "--json").stdout)} >= {"quickstart", "classify"}
+    assert {row["name"] for row in json.loads(rayfield("families", "--json").stdout)} >= {"pointnet", "voxnet"}
+
+
+def test_python_m_pipelines_is_rayfield():
+    found = subprocess.run([sys.executable, "-m", "pipelines", "--version"], cwd=ROOT, capture_output=True, text=True)
+
+    assert found.stdout.startswith("rayfield, version")
