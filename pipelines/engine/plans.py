@@ -79,18 +79,12 @@ def _same(path: str, stamp: list[Any]) -> bool:
     return _stamp(str(full)) == [size, time] or (full.exists() and _contents(full) == digest)
 
 
-def _stamp(path: str) -> list[Any] | None:
-    """What changes with a file; of a folder of data, with any file below it."""
+def _stamp(path: str) -> list[int] | None:
     try:
         stat = os.stat(path)
     except OSError:
         return None
-    if not os.path.isdir(path) or path == PACKAGES:
-        return [stat.st_size, stat.st_mtime_ns]
-    below = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-    stats = [(name, os.lstat(name)) for name in below]
-    told = json.dumps([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
-    return [len(below), hashlib.blake2b(told.encode(), digest_size=16).hexdigest()]
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _contents(path: Path) -> str:

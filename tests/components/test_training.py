@@ -82,6 +82,13 @@ def test_a_pass_over_the_data_meets_every_row_once(count, size, seed):
         assert sorted(one) == list(range(count))
 
 
+def test_each_pass_has_an_order_of_its_own():
+    first, second = (batch_index(50, 50, 0, step).tolist() for step in (0, 1))
+
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
 def test_a_batch_depends_on_the_seed_and_the_step_alone():
     assert batch_index(50, 8, 0, 3).tolist() == batch_index(50, 8, 0, 3).tolist()
     assert batch_index(50, 8, 0, 3).tolist() != batch_index(50, 8, 1, 3).tolist()

@@ -23,6 +23,7 @@ from components.steps.cluster import check_workers
 from components.steps.preprocess import preprocess
 from components.steps.train import Log, train
 from components.table import Table
+from components.training import Learner
 from tests.meshes import small_pointnet, small_voxnet, write_shapes
 
 
@@ -120,6 +121,20 @@ def test_the_latest_weights_within_one_standard_error_of_the_best_are_kept(monke
     assert log.chosen == 3
     assert log.best == b"3"
     assert log.best_score == 0.9
+
+
+def test_the_best_weights_so_far_outlive_a_restart(table, tmp_path):
+    family = small_voxnet().adapt(table.open(small_voxnet().representation(), "train"))
+    learner = Learner.begin(family, table.open(family.representation(), "train"))
+    learner.update(0)
+    log = Log(Printing(folder=str(tmp_path)), family, 0, [{"step": 1, "loss": 2.0}], b"weights", 0.75, 1)
+    log.save(learner)
+    other = Learner.begin(family, learner.rows)
+    resumed = Log.resume(Printing(folder=str(tmp_path)), family, other)
+
+    assert (resumed.best, resumed.best_score, resumed.chosen) == (b"weights", 0.75, 1)
+    assert resumed.lines == log.lines
+    assert other.state.step == 1
 
 
 def answered(right: bool) -> dict[str, Any]:

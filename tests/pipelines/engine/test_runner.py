@@ -104,6 +104,15 @@ def test_a_failed_branch_skips_what_depends_on_it_and_nothing_else(store):
     assert ran("number 1") == ran("number 3") == 1
 
 
+def test_what_depends_on_what_was_skipped_is_skipped_as_well(store):
+    def pipeline():
+        total([total([total([broken()])])])
+
+    nodes = nodes_of(pipeline)
+
+    assert list(execute(store, nodes).status.values()) == ["failed", "skipped", "skipped", "skipped"]
+
+
 def test_a_second_run_continues_where_the_first_one_failed(store, monkeypatch):
     nodes = nodes_of(branches)
     execute(store, nodes, "first")
@@ -351,12 +360,14 @@ def test_a_copy_in_another_process_never_writes_the_same_file(store):
 
     one = context(store)
     one.log({"loss": 1.0}, 0)
-    other = pickle.loads(pickle.dumps(one))
-    other.log({"loss": 2.0}, 1)
-    one.flush()
-    other.flush()
+    pickled = pickle.dumps(one)
+    copies = [pickle.loads(pickled) for _ in range(2)]
+    for step, copy in enumerate(copies, start=1):
+        copy.log({"loss": 2.0}, step)
+    for each in (one, *copies):
+        each.flush()
 
-    assert sorted(line["step"] for line in said(store)) == [0, 1]
+    assert sorted(line["step"] for line in said(store)) == [0, 1, 2]
 
 
 def test_scratch_is_named_by_the_key_and_the_same_in_the_next_run(store):
