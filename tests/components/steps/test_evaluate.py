@@ -11,12 +11,14 @@ from components.artifacts import Checkpoint, Scores
 from components.errors import DataError, UsageError
 from components.files import keep
 from components.representations.descriptors import Descriptors
+from components.sources.folder import Folder
 from components.step import Printing
 from components.steps.evaluate import baseline, best_of, compare, evaluate
+from components.steps.preprocess import preprocess
 from components.steps.train import train
 from components.table import Table
 from components.training import evaluate as measured
-from tests.meshes import small_pointnet, small_voxnet
+from tests.meshes import small_pointnet, small_voxnet, write_shapes
 
 
 @pytest.fixture
@@ -59,6 +61,16 @@ def test_a_baseline_learns_from_the_same_rows(table):
     assert majority.test["accuracy"] == pytest.approx(1 / 3)
     assert forest.test["accuracy"] == 1.0
     assert majority.count == forest.count == 6
+
+
+def test_a_baseline_is_scored_on_the_rows_of_each_split(tmp_path):
+    """Half of the shapes are flat: 11 of 21 in train, 4 of 8 in test, 1 of 3 in val."""
+    root = write_shapes(write_shapes(tmp_path / "many"), each=16, labels=("flat",))
+    scores = baseline(preprocess(Folder(root=str(root)), [Descriptors()], on="here"), method="majority")
+
+    assert scores.test["accuracy"] == 0.5
+    assert scores.val["accuracy"] == pytest.approx(1 / 3)
+    assert scores.count == 8
 
 
 def test_a_baseline_without_its_descriptors_is_refused(table):

@@ -17,6 +17,7 @@ from components.step import Printing
 from components.steps import tune as module
 from components.steps.tune import Rung, changed, choose, rungs, sample, taken, tune
 from components.table import Table
+from components.training import Learner
 from pipelines.engine.context import Running
 from pipelines.engine.store import Store
 from tests.meshes import small_pointnet
@@ -212,6 +213,16 @@ def test_a_rung_continues_from_the_one_below(table, own_store, climbed):
 
     assert alone.scores == whole.scores
     assert alone.state.digest == whole.state.digest
+
+
+def test_no_update_is_made_twice(table, own_store, climbed, monkeypatch):
+    """Two trials of two updates, and two more for the better one."""
+    made: list[int] = []
+    update = Learner.update
+    monkeypatch.setattr(Learner, "update", lambda self, step: made.append(step) or update(self, step))
+    search(table, running(own_store), 2)
+
+    assert sorted(made) == [0, 0, 1, 1, 2, 3]
 
 
 def test_trials_that_all_fail_are_an_error_in_one_line(table, own_store, monkeypatch):
