@@ -1,0 +1,1 @@
+"""The commands of `rayfield`: a file each, found by its name."""

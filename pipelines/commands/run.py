@@ -1,0 +1,73 @@
+"""
+`rayfield run`: a pipeline from where it is to its end.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from pipelines.cli import JSON, OPEN, SETS, STORE, request_of, store_at
+from pipelines.commands.plan import show_plan
+
+SECTION = "Run"
+
+
+@click.command(context_settings=OPEN, add_help_option=False)
+@click.argument("pipeline", required=False)
+@SETS
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop")
+@STORE
+@JSON
+@click.option("-h", "--help", "helping", is_flag=True, help="This, and the pipeline's own parameters")
+@click.pass_context
+def run(
+    ctx: click.Context, pipeline: str, sets: tuple[str, ...], dry_run: bool, store: str, as_json: bool, helping: bool
+) -> None:
+    """Run PIPELINE, a name of `rayfield pipelines` or a PATH.py: what is done already is kept."""
+    if helping or not pipeline:
+        return _help(ctx, pipeline)
+    request, place = request_of(pipeline, ctx.args, sets), store_at(store)
+    if dry_run:
+        return show_plan(request, place, as_json)
+    ctx.exit(_run(request, place, as_json))
+
+
+def _help(ctx: click.Context, name: str | None) -> None:
+    from pipelines.engine.pipeline import find, sketch
+
+    click.echo(ctx.get_help())
+    if not name:
+        return click.echo("\nPipelines: `rayfield pipelines`. Parameters: `rayfield run PIPELINE --help`.")
+    drawn = sketch(find(name))
+    click.echo(f"\nParameters of {drawn.name}:")
+    for one in drawn.parameters:
+        click.echo(f"  --{one.name:<12} {one.help or one.annotation} [{one.default}]")
+
+
+def _run(request: Any, store: Any, as_json: bool) -> int:
+    from pipelines.engine.plans import nodes, statuses, verdict
+
+    found = nodes(request, store)
+    manifests = statuses(found, store)
+    if not all(manifests.values()):
+        from pipelines.engine.running import execute
+
+        return execute(request, found, store, as_json)
+    from pipelines.engine.display import results
+
+    status = {node["key"]: "cached" for node in found}
+    _report(found, manifests, status, as_json)
+    if not as_json:
+        results(found, manifests, status)
+    return verdict(manifests)
+
+
+def _report(
+    found: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str], as_json: bool
+) -> None:
+    if as_json:
+        from pipelines.engine.display import summary
+
+        click.echo(json.dumps(summary(found, manifests, status), indent=1))
