@@ -48,7 +48,7 @@ def one(job: Job) -> int:
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("--times", type=int, default=20, help="how often the 446 shapes are repeated [20]")
+    words.add_argument("--times", type=int, default=10, help="how often the 446 shapes are repeated [10]")
     words.add_argument("--workers", type=int, default=2)
     chosen = words.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
