@@ -7,7 +7,9 @@ What a step is: a function that, while a pipeline is drawn, returns a handle ins
 Called outside a drawing it runs at once, so that tests and notebooks need no engine.
 """
 
+import atexit
 import inspect
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -190,7 +192,9 @@ class Printing:
 
     @property
     def scratch(self) -> str:
-        self.folder = self.folder or tempfile.mkdtemp(prefix="rayfield-")
+        if not self.folder:
+            self.folder = tempfile.mkdtemp(prefix="rayfield-")
+            atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         return self.folder
 
     def log(self, metrics: Mapping[str, float], step: int, *, trial: str = "") -> None:
