@@ -120,6 +120,7 @@ class Training:
         for logged in learner.run():
             step = learner.state.step
             self.log.update(step, logged)
+            self.log.cut(learner.state.pieces)
             if step in validations and family.quiet(step):
                 self.log.validate(step, parts_over_workers(learner, held), learner)
                 self.log.watch(step, learner, held)
@@ -139,7 +140,7 @@ class Training:
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             parameters=parameter_count(learner.state.net),
             history=keep("history.jsonl", "".join(json.dumps(line) + "\n" for line in log.lines).encode()),
-            diagnosis=tuple(family.diagnose(curves_of(log.lines))),
+            diagnosis=(*family.diagnose(curves_of(log.lines)), *log.remarks()),
         )
 
 
@@ -162,6 +163,8 @@ class Log:
     chosen: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
+    pieces: int = 1
+    """that a batch was cut into, where memory ran out"""
 
     @classmethod
     def resume(cls, context: Context, family: Family, learner: Learner) -> "Log":
@@ -193,6 +196,18 @@ class Log:
             self.lines.append({"step": step, **means})
             self.sums, self.count = {}, 0
             self._check(means, step)
+
+    def cut(self, pieces: int) -> None:
+        """Says that memory ran out, once for each number of pieces."""
+        if pieces != self.pieces:
+            self.pieces = pieces
+            self.context.note({"pieces": pieces})
+
+    def remarks(self) -> list[str]:
+        """What a reader of the checkpoint should know of the machine."""
+        if self.pieces == 1:
+            return []
+        return [f"memory ran out, so each batch was cut into {self.pieces} pieces, with the same result"]
 
     def _check(self, means: Mapping[str, float], step: int) -> None:
         bad = [name for name, value in means.items() if value != value]

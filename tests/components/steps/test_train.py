@@ -2,7 +2,7 @@
 train: one loop, in this process; several workers and Ray Data are tests/integration's.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,26 @@ def test_a_training_begins_from_another_checkpoint(table):
 def test_a_loss_that_is_not_a_number_ends_the_training_with_its_step(table):
     with pytest.raises(DataError, match=r"of voxnet is not a number at step \d+. Lower lr, or set clip."):
         trained(small_voxnet(lr=1e30, steps=30, optimizer="sgd"), table)
+
+
+class Heavy(VoxNet):
+    """Three rows of a batch fit in memory."""
+
+    def loss(self, net: Any, batch: Any, generator: torch.Generator) -> Any:
+        if len(batch["row"]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().loss(net, batch, generator)
+
+
+def test_a_batch_that_was_cut_is_noted_and_said_with_the_checkpoint(table):
+    light, context = small_voxnet(dropout=0.0), Printing()
+    heavy = Heavy(**{one.name: getattr(light, one.name) for one in fields(light)})
+    cut, whole = trained(heavy, table, context), trained(light, table)
+
+    assert_close(weights(cut), weights(whole), rtol=1e-5, atol=1e-6)
+    assert context.notes["pieces"] == 4
+    assert "memory ran out, so each batch was cut into 4 pieces, with the same result" in cut.describe()
+    assert "memory" not in whole.describe()
 
 
 # Bad input
