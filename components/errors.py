@@ -4,6 +4,7 @@ The errors that are somebody's to mend, and how they are worded.
     RayfieldError
       UsageError        what was asked for does not exist or does not fit: exit code 2
       DataError         what was given cannot be used: exit code 1, never retried
+      OutOfMemory       it does not fit in memory, and did not fit in pieces: exit code 1, never retried
       Infeasible        it could never be scheduled here: exit code 4
 
 A message is one line: the law, the value, the remedy.
@@ -27,6 +28,10 @@ class UsageError(RayfieldError):
 
 class DataError(RayfieldError):
     """Data that cannot be used as it is."""
+
+
+class OutOfMemory(RayfieldError, MemoryError):
+    """Work that does not fit in memory, with what would."""
 
 
 class Infeasible(RayfieldError):

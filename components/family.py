@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.errors import UsageError, nearest
+from components.pieces import gradients
 from components.representation import Representation
 from components.space import Domain, loguniform
 from components.table import Rows
@@ -79,6 +80,8 @@ class State:
     """saved with the checkpoint: image pools, Gibbs chains, density statistics"""
     average: nn.Module | None = None
     """the averaged network, where the family sets `ema`"""
+    pieces: int = 1
+    """parts that a worker's rows are cut into for a pass: more than one where memory ran out"""
 
 
 Settings = Mapping[str, Mapping[str, str]]
@@ -110,6 +113,8 @@ class Family:
     """the figures that are drawn while it learns, as often as it is validated: samples over time"""
     one_asset: ClassVar[bool] = False
     """whether it learns one asset by itself, so that assets fan out over the cluster"""
+    separable: ClassVar[bool] = True
+    """whether `loss` is a mean over rows that do not see each other, so that a batch may be cut to fit in memory"""
     mixed: ClassVar[bool] = False
     """whether its updates may run in bfloat16 where the device is a GPU"""
 
@@ -207,10 +212,9 @@ class Family:
         """One optimisation step on an augmented batch; what it returns is logged."""
         (optimizer,) = state.optimizers.values()
         optimizer.zero_grad()
-        loss, parts = self.loss(state.net, batch, state.generator)
-        loss.backward()
+        logged = gradients(self, state, batch)
         optimizer.step()
-        return {"loss": loss.detach(), **parts}
+        return logged
 
     # How well it learned
 

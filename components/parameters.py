@@ -18,8 +18,7 @@ def read(text: str, kind: Any, what: str) -> Any:
     if origin in (Union, types.UnionType):
         return _first_that_fits(text, get_args(kind), what)
     if origin is tuple:
-        inner = get_args(kind)[0]
-        return tuple(read(part.strip(), inner, what) for part in text.split(",") if part.strip())
+        return _several(text, get_args(kind), what)
     if kind is bool:
         if text.lower() not in _WORDS:
             raise UsageError(f"{what} must be true or false, but got {text!r}.")
@@ -29,6 +28,13 @@ def read(text: str, kind: Any, what: str) -> Any:
     if kind is str:
         return text
     raise UsageError(f"{what} is a {getattr(kind, '__name__', kind)}, which cannot be written as text.")
+
+
+def _several(text: str, kinds: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if kinds[-1] is not Ellipsis and len(parts) != len(kinds):
+        raise UsageError(f"{what} must be {len(kinds)} values with commas between, but got {text!r}.")
+    return tuple(read(part, kinds[0], what) for part in parts)
 
 
 def _number(text: str, kind: type, what: str) -> Any:

@@ -143,7 +143,7 @@ class Rows:
         index = torch.as_tensor(np.asarray(index), dtype=torch.int64, device=self.label.device)
         row = torch.arange(len(index)) if row is None else torch.as_tensor(row)
         names = self.columns if columns is None else columns
-        batch = {name: _take(self[name], index) for name in names}
+        batch = {name: taken(self[name], index) for name in names}
         own = {"id": self.id[index], "index": index, "label": self.label[index], "row": row.to(index.device)}
         return {**batch, **own}
 
@@ -178,7 +178,8 @@ def _to(column: Any, device: torch.device | str) -> Any:
     return tuple(part.to(device) for part in column) if isinstance(column, tuple) else column.to(device)
 
 
-def _take(column: Any, index: Tensor) -> Any:
+def taken(column: Any, index: Tensor) -> Any:
+    """The rows `index` of a column, ragged ones included."""
     if not isinstance(column, tuple):
         return column[index]
     values, offsets = column

@@ -22,7 +22,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from components.errors import DataError
+from components import pieces
+from components.errors import DataError, OutOfMemory
 from components.family import Batch, Family, Phase, State
 from components.files import write_atomically
 from components.table import Rows
@@ -101,20 +102,62 @@ class Learner:
 
     def update(self, step: int) -> dict[str, Tensor]:
         """The update with the number `step`."""
-        state, family = self.state, self.family
-        state.step = step
-        phase = phase_at(family, step)
-        if phase != state.phase:
+        self.state.step = step
+        phase = phase_at(self.family, step)
+        if phase != self.state.phase:
             self._optimize(phase)
-        self._seed(step)
         self._schedule(step)
-        state.net.train()
-        batch = family.augment(self.batch(step), state.generator)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=family.mixed and self.device.type == "cuda"):
-            logged = family.update(state, batch)
+        self.state.net.train()
+        logged = self._fitting(step, self.batch(step))
         self._average()
-        state.step = step + 1
+        self.state.step = step + 1
         return logged
+
+    def _fitting(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """What an update of a batch logs; its pieces are halved until they fit, and stay so for the updates after."""
+        while True:
+            try:
+                return self._updated(step, batch)
+            except pieces.TooLarge:
+                self.state.pieces *= 2
+            except (RuntimeError, MemoryError) as error:
+                if not pieces.ran_out(error):
+                    raise
+                break
+            pieces.release()
+        # past the except: what the failed pass held is free only when its traceback is gone
+        raise self._too_large(step, batch)
+
+    def _updated(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        self._seed(step)
+        batch = self.family.augment(batch, self.state.generator)
+        mixed = self.family.mixed and self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            return self.family.update(self.state, batch)
+
+    def _too_large(self, step: int, batch: Batch) -> OutOfMemory:
+        """The error that names the batch which would have fitted: found by trying, since this training is over."""
+        family, size = self.family, self.state.phase.batch or self.family.batch
+        workers, self.world = self.world.size, World()  # the others wait in an update: no averaging
+        rows = len(batch["row"]) // 2
+        while rows:
+            pieces.release()
+            try:
+                self._updated(step, pieces.cut(batch, torch.arange(rows, device=batch["row"].device)))
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not pieces.ran_out(error):
+                    raise
+            rows //= 2
+        if not rows:
+            return OutOfMemory(
+                f"A row of {family.name} must fit in memory, but one alone does not. "
+                "Take a smaller network, or a machine with more memory."
+            )
+        return OutOfMemory(
+            f"A batch of {family.name} must fit in memory, for cutting it would change the result, but {size} rows do "
+            f"not fit and {rows * workers} do. Pass --set {family.name}.batch={rows * workers}."
+        )
 
     def batch(self, step: int) -> Batch:
         """This worker's rows of the global batch of a step."""
@@ -178,6 +221,7 @@ class Learner:
         plain = {
             "step": self.state.step,
             "phase": self.state.phase.name,
+            "pieces": self.state.pieces,
             "optimizers": _flatten({n: o.state_dict() for n, o in self.state.optimizers.items()}, "optimizer", tensors),
             "memory": _flatten(self.state.memory, "memory", tensors),
             "net": _flatten(dict(self.state.net.state_dict()), "net", tensors),
@@ -194,7 +238,7 @@ class Learner:
         if self.state.average is not None:
             load_weights(self.state.average, _unflatten(plain["average"], tensors))
         self.state.memory = _unflatten(plain["memory"], tensors)
-        self.state.step = plain["step"]
+        self.state.step, self.state.pieces = plain["step"], plain["pieces"]
         self._optimize(next(p for p in phases(self.family) if p.name == plain["phase"]))
         for name, stored in _unflatten(plain["optimizers"], tensors).items():
             self.state.optimizers[name].load_state_dict(_with_integer_keys(stored))

@@ -19,7 +19,7 @@ def classify(
     size: str = "tiny",
     trials: int = 1,
     folds: int = 5,
-    workers: int = 0,
+    workers: int | tuple[int, int] = 0,
     seed: int = 0,
 ):
     """

@@ -12,14 +12,16 @@ from pipelines.engine.pipeline import pipeline
 
 
 @pipeline
-def imagine(source: Source = "furniture", size: str = "tiny", trials: int = 4, workers: int = 1, seed: int = 0):
+def imagine(
+    source: Source = "furniture", size: str = "tiny", trials: int = 4, workers: int | tuple[int, int] = 1, seed: int = 0
+):
     """
     Views of every shape, a search over the GAN's learning rates, and its samples.
 
     source: furniture, or folder with --root
     size: the family's preset: tiny or paper
     trials: trials of the search
-    workers: Ray Train's workers
+    workers: Ray Train's workers; 1,4 is as many of them as there is room for
     seed: of every draw
     """
     gan = Gan.at(size)

@@ -16,14 +16,16 @@ from pipelines.engine.pipeline import pipeline
 
 
 @pipeline
-def quickstart(source: Source = "furniture", size: str = "tiny", trials: int = 4, workers: int = 1, seed: int = 0):
+def quickstart(
+    source: Source = "furniture", size: str = "tiny", trials: int = 4, workers: int | tuple[int, int] = 1, seed: int = 0
+):
     """
     Real furniture to a registered model, on one machine.
 
     source: where the shapes come from: furniture, or folder with --root
     size: the families' preset: tiny or paper
     trials: trials of PointNet's tuning
-    workers: Ray Train's workers for each training
+    workers: Ray Train's workers for each training; 1,4 is as many of them as there is room for
     seed: of every draw
     """
     pointnet, voxnet = PointNet.at(size), VoxNet.at(size)

@@ -120,14 +120,18 @@ def begin(family: Family, rows: Rows, seed: int = 0, world: World | None = None)
     return Learner.begin(family, rows, seed=seed, world=world or World())
 
 
-def learn_together(family: Family, rows: Rows, *, size: int, updates: int) -> list[Learner]:
+def learn_together(family: Family, rows: Rows, *, size: int, updates: int, state: bytes | None = None) -> list[Learner]:
     """
-    As many learners as workers, after some updates without chance: threads, whose `all_reduce` adds as gloo does.
+    As many learners as workers, from the beginning or from a saved state, after some updates without chance.
 
-    Threads start at once where processes take seconds to import torch, and the loop cannot tell: workers meet in
-    `all_reduce` alone. All begin before one of them moves on, for first weights come from torch's one seed.
+    They are threads, whose `all_reduce` adds as gloo does. Threads start at once where processes take seconds to
+    import torch, and the loop cannot tell: workers meet in `all_reduce` alone. All begin before one of them moves on,
+    for first weights come from torch's one seed.
     """
     learners = [begin(family, rows, world=World(rank, size)) for rank in range(size)]
+    for learner in learners:
+        if state is not None:
+            learner.load(state)
     barrier, parts, errors = threading.Barrier(size), {}, []
 
     def all_reduce(tensor: Tensor) -> None:

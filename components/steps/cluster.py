@@ -1,5 +1,5 @@
 """
-What the steps share of Ray: work spread over a cluster, and what would never fit one.
+What the steps share of Ray: work spread over a cluster, a group of workers, and what would never fit one.
 """
 
 import logging
@@ -10,10 +10,18 @@ from typing import Any
 import numpy as np
 
 from components import files
-from components.errors import Infeasible
+from components.errors import Infeasible, RayfieldError, UsageError
 
 SMALL = 4.0  # seconds of work below which Ray Data costs more than it saves: its first job takes 11 CPU seconds
 BLOCK = 1.5  # seconds of work in a block: each costs 55 to 100 ms of CPU
+LOST = 3  # workers that a group may lose to a crash or a killed node
+PREEMPTED = (
+    20  # times that a group may lose its machine to a cloud that said so: nobody's error, so it has a budget apart
+)
+RESIZE = 60.0  # seconds between looks whether more workers would fit
+
+Workers = int | tuple[int, int]
+"""how many workers a group has, or the least and the most"""
 
 
 def spread(
@@ -74,13 +82,80 @@ def _quiet() -> None:
     settings.execution_options.preserve_order = True
 
 
-def check_workers(workers: int, gpus: float, resources: Mapping[str, float]) -> None:
+def on_workers(
+    function: Callable[[Mapping[str, Any]], Any],
+    config: Mapping[str, Any],
+    *,
+    workers: Workers,
+    gpus: float,
+    scratch: str,
+    datasets: Mapping[str, Any] | None = None,
+) -> Any:
+    """
+    What `function` returns on the first worker of a Ray Train group; `workers=0` calls it in this process.
+
+    A group that loses a worker begins anew, with as many workers as then fit. What is somebody's to mend comes back as
+    it was raised, and is not tried again.
+    """
+    from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    local = workers == 0
+    needs = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+    trainer = TorchTrainer(
+        function,
+        train_loop_config={**config, "store": files.root()},
+        datasets=dict(datasets) if datasets else None,
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus > 0,
+            resources_per_worker=None if local else needs,
+            elastic_resize_monitor_interval_s=RESIZE,
+        ),
+        run_config=RunConfig(
+            # the key is the name: Ray silently continues whatever run has the same one
+            name=scratch.rpartition("/")[2],
+            storage_path=f"{scratch}/ray",
+            failure_config=FailureConfig(
+                max_failures=0 if local else LOST, max_preemption_failures=0 if local else PREEMPTED
+            ),
+            logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=None if local else [_verdict()],
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    except ControllerError as error:
+        raise error.controller_failure if _is_final(error.controller_failure) else error from None
+
+
+def _verdict() -> Any:
+    """A callback of Ray Train that ends a group at once where trying again could not help."""
+    from ray.train import UserCallback
+
+    class Verdict(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+            for error in worker_exceptions.values():
+                if _is_final(error):
+                    raise error
+
+    return Verdict()
+
+
+def _is_final(error: BaseException) -> bool:
+    return isinstance(error, RayfieldError | MemoryError)
+
+
+def check_workers(workers: Workers, gpus: float, resources: Mapping[str, float]) -> None:
     """Refuses what the cluster could never schedule: Ray would wait for it for ever."""
+    least, most = workers if isinstance(workers, tuple) else (workers, workers)
+    if not 0 <= least <= most or (isinstance(workers, tuple) and least == 0):
+        raise UsageError(f"`workers` is a number, or the least and the most as in 1,4, but got {workers}.")
     cpus, cards = resources.get("CPU", 1), resources.get("GPU", 0)
-    if workers > 1 and workers + 1 > cpus:
+    if least > 1 and least + 1 > cpus:
         raise Infeasible(
-            f"{workers} workers take {workers} CPUs and loading data takes 1 more, but the cluster has {cpus:g}. "
+            f"{least} workers take {least} CPUs and loading data takes 1 more, but the cluster has {cpus:g}. "
             f"Ask for --workers {max(1, int(cpus) - 1)}."
         )
-    if gpus * max(workers, 1) > cards:
-        raise Infeasible(f"{workers} workers of {gpus:g} GPUs take {gpus * workers:g}, but the cluster has {cards:g}.")
+    if gpus * max(least, 1) > cards:
+        raise Infeasible(f"{least} workers of {gpus:g} GPUs take {gpus * least:g}, but the cluster has {cards:g}.")

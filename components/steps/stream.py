@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from components import files
+from components.errors import UsageError
 from components.family import Family
+from components.steps.cluster import Workers
 from components.table import Rows, Table
 from components.training import World
 
@@ -27,6 +29,17 @@ def too_large(table: Table, family: Family) -> bool:
 
     stored = sum(shard.size for shard in table.set(family.representation()).shards)
     return stored * GROWTH > SHARE * psutil.virtual_memory().total
+
+
+def check_workers(workers: Workers) -> None:
+    """Refuses workers that a stream cannot feed."""
+    if workers == 0:
+        raise UsageError("A stream needs a worker of Ray Train, but `workers` is 0. Pass --workers 1.")
+    if isinstance(workers, tuple):
+        raise UsageError(
+            f"A stream's batches depend on the number of workers, so it must be one number, but got {workers}. "
+            f"Pass --workers {workers[0]}, or feed='indexed'."
+        )
 
 
 def head(table: Table, family: Family) -> Rows:

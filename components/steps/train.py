@@ -20,12 +20,12 @@ from torch import Tensor
 
 from components import files
 from components.artifacts import Checkpoint
-from components.errors import DataError, UsageError
+from components.errors import DataError
 from components.family import Family
 from components.files import keep, read_address, write_address
 from components.step import Context, step
 from components.steps import stream
-from components.steps.cluster import check_workers
+from components.steps.cluster import Workers, check_workers, on_workers
 from components.table import Rows, Table
 from components.training import Clock, Learner, World, evaluate, joined, parameter_count, standard_error
 
@@ -42,7 +42,7 @@ def train(
     *,
     start: Checkpoint | None = None,
     feed: Literal["auto", "indexed", "stream"] = "auto",
-    workers: int = 1,
+    workers: Workers = 1,
     gpus: float | None = None,
     context: Context,
 ) -> Checkpoint:
@@ -50,43 +50,23 @@ def train(
     Trains a family on the training split of a table.
 
     `start` begins from another checkpoint's weights. `workers` and `gpus` (of each worker) are Ray Train's;
-    `workers=0` trains in this process. `feed` is "indexed", from memory, or "stream", through Ray Data; "auto" streams
-    what would take more than a quarter of the memory.
+    `workers=0` trains in this process, `workers=(1, 4)` on as many as there is room for. `feed` is "indexed", from
+    memory, or "stream", through Ray Data; "auto" streams what would take more than a quarter of the memory.
     """
     gpus = gpus if gpus is not None else float(bool(context.resources.get("GPU", 0)))
     check_workers(workers, gpus, context.resources)
     streamed = feed == "stream" or (feed == "auto" and stream.too_large(table, family))
-    if streamed and workers == 0:
-        raise UsageError("A stream needs a worker of Ray Train, but `workers` is 0. Pass --workers 1.")
+    if streamed:
+        stream.check_workers(workers)
     context.note({"family": family, "workers": workers, "feed": "stream" if streamed else "indexed"})
-    return _fit(Training(family, table, start, context, streamed), workers, gpus)
-
-
-def _fit(task: "Training", workers: int, gpus: float) -> Checkpoint:
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    local = workers == 0
-    needs = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
-    trainer = TorchTrainer(
-        run_worker,
-        train_loop_config={"task": task, "store": files.root()},
-        datasets={"train": stream.dataset(task.table, task.family)} if task.streamed else None,
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpus > 0, resources_per_worker=None if local else needs
-        ),
-        run_config=RunConfig(
-            # the key is the name: Ray silently continues whatever run has the same one
-            name=task.context.scratch.rpartition("/")[2],
-            storage_path=f"{task.context.scratch}/ray",
-            failure_config=FailureConfig(max_failures=0 if local else 2),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
+    task = Training(family, table, start, context, streamed, SAVE)
+    datasets = {"train": stream.dataset(table, family)} if streamed else None
+    made = on_workers(
+        run_worker, {"task": task}, workers=workers, gpus=gpus, scratch=context.scratch, datasets=datasets
     )
-    result = trainer.fit().return_value
-    if not isinstance(result, Checkpoint):
+    if not isinstance(made, Checkpoint):
         raise DataError("Ray Train ended without a checkpoint. `rayfield logs` has the workers' words.")
-    return result
+    return made
 
 
 def run_worker(config: Mapping[str, Any]) -> Checkpoint:
@@ -106,6 +86,8 @@ class Training:
     start: Checkpoint | None
     context: Context
     streamed: bool = False
+    save: float = SAVE
+    """seconds between checkpoints"""
     log: "Log" = field(init=False)
 
     def run(self, device: torch.device) -> Checkpoint:
@@ -133,11 +115,12 @@ class Training:
         return self.table.open(self.family.representation(), "train")
 
     def _loop(self, learner: Learner, held: Rows) -> None:
-        family, clock = learner.family, Clock(SAVE)
+        family, clock = learner.family, Clock(self.save)
         validations = {round(family.steps * (n + 1) / VALIDATIONS) for n in range(VALIDATIONS)}
         for logged in learner.run():
             step = learner.state.step
             self.log.update(step, logged)
+            self.log.cut(learner.state.pieces)
             if step in validations and family.quiet(step):
                 self.log.validate(step, parts_over_workers(learner, held), learner)
                 self.log.watch(step, learner, held)
@@ -157,7 +140,7 @@ class Training:
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             parameters=parameter_count(learner.state.net),
             history=keep("history.jsonl", "".join(json.dumps(line) + "\n" for line in log.lines).encode()),
-            diagnosis=tuple(family.diagnose(curves_of(log.lines))),
+            diagnosis=(*family.diagnose(curves_of(log.lines)), *log.remarks()),
         )
 
 
@@ -180,6 +163,8 @@ class Log:
     chosen: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
+    pieces: int = 1
+    """that a batch was cut into, where memory ran out"""
 
     @classmethod
     def resume(cls, context: Context, family: Family, learner: Learner) -> "Log":
@@ -211,6 +196,18 @@ class Log:
             self.lines.append({"step": step, **means})
             self.sums, self.count = {}, 0
             self._check(means, step)
+
+    def cut(self, pieces: int) -> None:
+        """Says that memory ran out, once for each number of pieces."""
+        if pieces != self.pieces:
+            self.pieces = pieces
+            self.context.note({"pieces": pieces})
+
+    def remarks(self) -> list[str]:
+        """What a reader of the checkpoint should know of the machine."""
+        if self.pieces == 1:
+            return []
+        return [f"memory ran out, so each batch was cut into {self.pieces} pieces, with the same result"]
 
     def _check(self, means: Mapping[str, float], step: int) -> None:
         bad = [name for name, value in means.items() if value != value]

@@ -29,6 +29,8 @@ from components.parameters import read
         ("x", int | str, "x"),
         ("1,2, 3", tuple[int, ...], (1, 2, 3)),
         ("", tuple[int, ...], ()),
+        ("4", int | tuple[int, int], 4),
+        ("1,4", int | tuple[int, int], (1, 4)),
         ("pointnet,voxnet", tuple[str, ...], ("pointnet", "voxnet")),
     ],
 )
@@ -51,6 +53,7 @@ def test_the_annotation_decides_how_text_is_read(text, kind, value):
         ("bot", Literal["none", "both"], "--x must be none or both, but got 'bot'. Did you mean 'both'?"),
         ("x", int | None, "--x must be a whole number, but got 'x'."),
         ("1,two", tuple[int, ...], "--x must be a whole number, but got 'two'."),
+        ("1,2,3", tuple[int, int], "--x must be 2 values with commas between, but got '1,2,3'."),
         ("x", dict, "--x is a dict, which cannot be written as text."),
     ],
 )

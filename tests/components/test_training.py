@@ -3,11 +3,13 @@ The training loop: batches that depend on (seed, step) alone, and learners that 
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -205,6 +207,41 @@ def test_a_gradient_is_the_mean_over_rows_and_not_over_workers(monkeypatch):
     average_gradients([parts[0]], 2 / 3)
 
     assert parts[0].item() == pytest.approx(2.0)
+
+
+def work(rank: int, size: int, folder: Path) -> None:
+    """One process of gloo: it learns its rows, and leaves what it has learned."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+    learner = finished(Learner.begin(replace(Line(), batch=5, clip=0.5, ema=0.9), rows()))
+    dist.destroy_process_group()
+    learner.save(folder / f"{rank}.safetensors")
+
+
+def test_two_processes_of_gloo_learn_what_one_learns(tmp_path):
+    """Three rows and two, averaged by real collectives; clipped after they were."""
+    family = replace(Line(), batch=5, clip=0.5, ema=0.9)
+    alone = finished(Learner.begin(family, rows()))
+    torch.multiprocessing.spawn(work, (2, tmp_path), nprocs=2)
+    together = [Learner.begin(family, rows()) for _ in range(2)]
+    for rank, learner in enumerate(together):
+        learner.load((tmp_path / f"{rank}.safetensors").read_bytes())
+
+    for learner in together:
+        assert learner.state.step == family.steps
+        assert_close(weights(learner), weights(alone), rtol=1e-5, atol=1e-6)
+        assert_close(learner.best_net.state_dict(), alone.best_net.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", [1, 9, 13])
+def test_a_training_goes_on_with_another_number_of_workers(at):
+    """Batches are global, so a group that lost a worker ends where it would have ended."""
+    family = replace(Line(), batch=5, ema=0.9)
+    (alone,) = learn_together(family, rows(), size=1, updates=20)
+    before = learn_together(family, rows(), size=3, updates=at)[0].dump()
+    after = learn_together(family, rows(), size=2, updates=20, state=before)
+
+    for learner in after:
+        assert_close(weights(learner), weights(alone), rtol=1e-5, atol=1e-6)
 
 
 # Weights and totals

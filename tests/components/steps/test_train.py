@@ -2,7 +2,7 @@
 train: one loop, in this process; several workers and Ray Data are tests/integration's.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,26 @@ def test_a_loss_that_is_not_a_number_ends_the_training_with_its_step(table):
         trained(small_voxnet(lr=1e30, steps=30, optimizer="sgd"), table)
 
 
+class Heavy(VoxNet):
+    """Three rows of a batch fit in memory."""
+
+    def loss(self, net: Any, batch: Any, generator: torch.Generator) -> Any:
+        if len(batch["row"]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().loss(net, batch, generator)
+
+
+def test_a_batch_that_was_cut_is_noted_and_said_with_the_checkpoint(table):
+    light, context = small_voxnet(dropout=0.0), Printing()
+    heavy = Heavy(**{one.name: getattr(light, one.name) for one in fields(light)})
+    cut, whole = trained(heavy, table, context), trained(light, table)
+
+    assert_close(weights(cut), weights(whole), rtol=1e-5, atol=1e-6)
+    assert context.notes["pieces"] == 4
+    assert "memory ran out, so each batch was cut into 4 pieces, with the same result" in cut.describe()
+    assert "memory" not in whole.describe()
+
+
 # Bad input
 
 
@@ -175,6 +195,17 @@ def test_a_stream_without_a_worker_is_refused(table):
         trained(small_pointnet(), table, feed="stream")
 
 
+def test_a_stream_with_a_changing_number_of_workers_is_refused(table):
+    with pytest.raises(UsageError, match=r"so it must be one number, but got \(1, 4\). Pass --workers 1"):
+        trained(small_pointnet(), table, feed="stream", workers=(1, 4))
+
+
+@pytest.mark.parametrize("workers", [(3, 2), (0, 2), -1])
+def test_a_number_of_workers_that_makes_no_sense_is_refused(table, workers):
+    with pytest.raises(UsageError, match="is a number, or the least and the most as in 1,4, but got"):
+        trained(small_pointnet(), table, workers=workers)
+
+
 def test_more_workers_than_the_cluster_could_ever_seat_are_refused(table):
     with pytest.raises(Infeasible, match=r"8 workers take 8 CPUs and loading data takes 1 more, but the cluster has 1"):
         trained(small_pointnet(), table, workers=8)
@@ -182,8 +213,14 @@ def test_more_workers_than_the_cluster_could_ever_seat_are_refused(table):
 
 @pytest.mark.parametrize(
     ("workers", "gpus", "resources"),
-    [(4, 0, {"CPU": 4}), (1, 1, {"CPU": 4}), (2, 1, {"CPU": 8, "GPU": 1}), (0, 1, {"CPU": 1})],
-    ids=["no CPU for the data", "no GPU", "too few GPUs", "no GPU here"],
+    [
+        (4, 0, {"CPU": 4}),
+        (1, 1, {"CPU": 4}),
+        (2, 1, {"CPU": 8, "GPU": 1}),
+        (0, 1, {"CPU": 1}),
+        ((4, 8), 0, {"CPU": 4}),
+    ],
+    ids=["no CPU for the data", "no GPU", "too few GPUs", "no GPU here", "no room for the least"],
 )
 def test_what_could_never_be_scheduled_is_infeasible(workers, gpus, resources):
     with pytest.raises(Infeasible) as caught:
@@ -193,7 +230,8 @@ def test_what_could_never_be_scheduled_is_infeasible(workers, gpus, resources):
 
 
 @pytest.mark.parametrize(
-    ("workers", "gpus", "resources"), [(3, 0, {"CPU": 4}), (1, 0, {"CPU": 1}), (2, 0.5, {"CPU": 4, "GPU": 1})]
+    ("workers", "gpus", "resources"),
+    [(3, 0, {"CPU": 4}), (1, 0, {"CPU": 1}), (2, 0.5, {"CPU": 4, "GPU": 1}), ((1, 8), 0, {"CPU": 2})],
 )
 def test_what_fits_is_let_through(workers, gpus, resources):
     check_workers(workers, gpus, resources)
