@@ -3,6 +3,7 @@
 """
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,17 +52,34 @@ def _run(request: Any, store: Any, as_json: bool) -> int:
 
     found = nodes(request, store)
     manifests = statuses(found, store)
-    if not all(manifests.values()):
+    # a driver that was given its run's name is to end that run, whatever is left to do
+    if not all(manifests.values()) or os.environ.get("RAYFIELD_RUN"):
         from pipelines.engine.running import execute
 
         return execute(request, found, store, as_json)
     from pipelines.engine.display import results
 
+    _finish_dead(store)
     status = {node["key"]: "cached" for node in found}
     _report(found, manifests, status, as_json)
     if not as_json:
         results(found, manifests, status)
     return verdict(manifests)
+
+
+def _finish_dead(store: Any) -> None:
+    """Ends the runs whose drivers died after their last step: nothing says that it runs for ever."""
+    from pipelines.engine.left import left
+
+    if any(left(store, dead=True)):
+        from pipelines.engine.tracking import finish_left
+
+        try:
+            finish_left(store, dead=True)
+        except Exception as error:  # whatever MLflow raises, this run has its results
+            click.echo(
+                f"  MLflow was not told of a run that was killed: {' '.join(str(error).split())[:300]}", err=True
+            )
 
 
 def _report(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pipelines.engine.code import ROOT
+from pipelines.engine.errors import kind_of
 from pipelines.engine.work import work
 
 # RAY_MLFLOW.md 8: what a local cluster is started with; whatever the user has set wins
@@ -87,7 +88,7 @@ class OnRay:
             return self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
             words = " ".join(str(error).split())[:500]
-            return {"ok": False, "error": words, "kind": "preempted", "traceback": str(error)}
+            return {"ok": False, "error": words, "kind": kind_of(error), "code": 1, "traceback": str(error)}
 
     def cancel(self) -> None:
         for reference in self.running:

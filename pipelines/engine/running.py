@@ -4,32 +4,49 @@ A run from its plan to its end: the record, the executor, the display, MLflow, t
 
 import json
 import os
+import re
 import signal
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from components.crash import point
+from components.errors import UsageError
 from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
+from pipelines.engine.left import INTERRUPTED, end, hold, mark
 from pipelines.engine.pipeline import sketch
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Tracker, commit, ledger_lines
 
-__all__ = ["execute", "ledger_lines"]
+__all__ = ["execute", "ledger_lines", "run_name"]
 
-INTERRUPTED = 5
+
+def run_name(request: Request) -> str:
+    """RAYFIELD_RUN, which a driver that is started again gets as well; else the time, what was asked, and who asks."""
+    name = os.environ.get("RAYFIELD_RUN", "")
+    if not name:
+        return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{request.digest()[:4]}{os.getpid() % 0xFFF:03x}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UsageError(f"RAYFIELD_RUN is made of letters, digits, '-', '_' and '.', but got {name!r}.")
+    return name
 
 
 def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json: bool) -> int:
-    """Runs what is not in the store yet, and returns the exit code."""
-    run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{request.digest()[:4]}{os.getpid() % 0xFFF:03x}"
-    record = _begin(request, nodes, store, run)
+    """
+    Runs what is not in the store yet, and returns the exit code.
+
+    Of several drivers of one run the first writes its record and sends it to MLflow; the others work beside it.
+    """
+    run = run_name(request)
+    lease = hold(store, run)
     tracker, screen = Tracker(store, run), watcher(len(nodes))
-    runner = Runner(store, run, nodes, OnRay, [screen])
-    tracker.start()
+    if lease is not None:
+        _begin(request, nodes, store, run)
+        tracker.start()
+    runner = Runner(store, run, nodes, OnRay, [screen], held=[lease] if lease else [])
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         outcome = runner()
@@ -40,10 +57,20 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
     finally:
         screen.close()
         signal.signal(signal.SIGTERM, previous)
-    store.write(f"runs/{run}/run.json", json.dumps({**record, "ended": time.time(), "code": code}).encode())
-    problem = tracker.finish()
+    lease = lease or hold(store, run)  # whoever had it may have died since
+    problem = _finish(store, run, code, tracker) if lease else ""
+    if lease is not None:
+        lease.release()
     _say(nodes, store, outcome, code, problem, run, as_json)
     return code
+
+
+def _finish(store: Store, run: str, code: int, tracker: Tracker) -> str:
+    """Writes how a run ended, and tells MLflow. Returns what went wrong with that."""
+    point("run: over, its end not recorded")
+    end(store, run, code)
+    point("run: its end recorded, not sent")
+    return tracker.finish()
 
 
 def _interrupt(*_: object) -> None:
@@ -54,18 +81,23 @@ def _code(error: Mapping[str, Any]) -> int:
     return int(error.get("code", 1))
 
 
-def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str) -> dict[str, Any]:
+def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str) -> None:
+    """Writes a run's record; one that a driver left behind goes on under its first title and time."""
+    point("run: before its mark")
+    mark(store, run)
+    now = datetime.now(UTC)
     record = {
         "pipeline": request.name,
-        "title": f"{request.name} {datetime.now(UTC):%Y-%m-%d %H:%M}",
+        "title": f"{request.name} {now:%Y-%m-%d %H:%M}",
         "parameters": {p.name: p.default for p in sketch(request.pipeline).parameters} | request.said(),
         "nodes": [{"key": n["key"], "title": n["title"], "step": n["step"]} for n in nodes],
         "commit": commit(),
-        "started": time.time(),
-        "owner": owner(),
+        "started": now.timestamp(),
     }
-    store.write(f"runs/{run}/run.json", json.dumps(record).encode())
-    return record
+    before = store.load(f"runs/{run}/run.json") or {}
+    kept = {name: before[name] for name in ("title", "started") if name in before}
+    store.write(f"runs/{run}/run.json", json.dumps({**record, **kept, "owner": owner()}).encode())
+    point("run: its record written")
 
 
 def _say(

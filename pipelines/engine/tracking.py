@@ -3,23 +3,25 @@ MLflow: a pipeline's run with its steps as children and trials as grandchildren.
 
 One thread of the driver sends what the steps wrote to the store. Whatever MLflow did not take stays there with a mark
 of how far it got, and the next run sends the rest: a tracking server that is down delays the log and stops nothing.
+Each MLflow run is tagged with its place before anything else, so that one which a killed driver made is found again.
 """
 
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.crash import point
 from components.files import File
 from components.plain import decode
 from components.steps.register import client, experiment
 from pipelines.engine.code import ROOT
 from pipelines.engine.context import events
-from pipelines.engine.store import Store, _free
+from pipelines.engine.left import end, ended, left, unmark
+from pipelines.engine.store import Store
 
 BATCH = 500  # metrics of one request; MLflow takes 1,000
 PAUSE = 2.0
@@ -46,17 +48,18 @@ class Ledger:
     run: str
     ids: dict[str, str] = field(default_factory=dict)
     """"" or a step's key or key/trial -> MLflow run id"""
-    sent: dict[str, int] = field(default_factory=dict)
-    """event file -> lines sent"""
+    sent: dict[str, set[str]] = field(default_factory=dict)
+    """a step's key -> its event files that were sent"""
     closed: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, store: Store, run: str) -> "Ledger":
-        held = store.load(f"runs/{run}/mlflow.json") or {}
-        return cls(store, run, held.get("ids", {}), held.get("sent", {}), held.get("closed", []))
+        held = store.load(f"runs/{run}/mlflow.json") or {"ids": {}, "sent": {}, "closed": []}
+        return cls(store, run, held["ids"], {key: set(names) for key, names in held["sent"].items()}, held["closed"])
 
     def save(self) -> None:
-        held = {"ids": self.ids, "sent": self.sent, "closed": self.closed}
+        sent = {key: sorted(names) for key, names in self.sent.items()}
+        held = {"ids": self.ids, "sent": sent, "closed": self.closed}
         self.store.write(f"runs/{self.run}/mlflow.json", json.dumps(held).encode())
 
 
@@ -69,6 +72,12 @@ class Sender:
     api: Any = None
     ledger: Ledger = field(init=False)
     experiment_id: str = ""
+    made: dict[str, str] | None = None
+    """place -> MLflow run id of those that an earlier driver may have made and not written down"""
+    status: dict[str, str] = field(default_factory=dict)
+    """a step's key -> how it ended"""
+    read: set[str] = field(default_factory=set)
+    """lines of the run's ledger that `status` holds"""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger.of(self.store, self.run)
@@ -78,28 +87,60 @@ class Sender:
         record = self.store.load(f"runs/{self.run}/run.json")
         if record is None:
             return
+        # before the events: what a step said before it ended is then among them
+        self._read_status()
         try:
             self.api = self.api or client()
             self.experiment_id = self.experiment_id or experiment(self.api, record["pipeline"])
-            tags = {"rayfield.run": self.run, "rayfield.commit": record["commit"]}
-            self._begin("", record["title"], None, tags, record["parameters"])
+            self._begin("", record["title"], {"rayfield.commit": record["commit"]}, record["parameters"])
+            self._reopen(record)
             for node in record["nodes"]:
-                self._step(node)
+                if node["key"] not in self.ledger.closed:
+                    self._step(node)
             self._close(record)
         finally:
             self.ledger.save()
 
+    def _read_status(self) -> None:
+        for name, line in ledger_files(self.store, self.run, self.read):
+            self.read.add(name)
+            self.status[line["key"]] = line["status"]
+
     def _begin(
-        self, name: str, title: str, parent: str | None, tags: Mapping[str, str], parameters: Mapping[str, Any]
+        self, place: str, title: str, tags: Mapping[str, str], parameters: Mapping[str, Any], parent: str = ""
     ) -> str:
-        if name in self.ledger.ids:
-            return self.ledger.ids[name]
-        whole = {"mlflow.runName": title, **tags} | ({"mlflow.parentRunId": parent} if parent else {})
-        run_id = self.api.create_run(self.experiment_id, tags=whole, run_name=title).info.run_id
-        self.ledger.ids[name] = run_id
-        self.ledger.save()
-        self._parameters(run_id, parameters)
+        """The MLflow run of a place: "" for the whole, a step's key, or key/trial."""
+        if place not in self.ledger.ids:
+            whole = {"mlflow.runName": title, "rayfield.run": self.run, "rayfield.place": place or "/", **tags}
+            whole |= {"mlflow.parentRunId": parent} if parent else {}
+            run_id = self._made().get(place or "/") or self._create(title, whole)
+            self._parameters(run_id, parameters)
+            self.ledger.ids[place] = run_id
+            self.ledger.save()
+        return self.ledger.ids[place]
+
+    def _create(self, title: str, tags: Mapping[str, str]) -> str:
+        point("tracking: before an MLflow run is made")
+        run_id: str = self.api.create_run(self.experiment_id, tags=dict(tags), run_name=title).info.run_id
+        point("tracking: an MLflow run is made, not written down")
         return run_id
+
+    def _made(self) -> dict[str, str]:
+        if self.made is None:
+            wanted, token, self.made = f"tags.`rayfield.run` = '{self.run}'", None, {}
+            while True:
+                page = self.api.search_runs([self.experiment_id], wanted, page_token=token)
+                self.made |= {run.data.tags["rayfield.place"]: run.info.run_id for run in page}
+                token = page.token
+                if not token:
+                    break
+        return self.made
+
+    def _reopen(self, record: Mapping[str, Any]) -> None:
+        """A run that was closed for dead, and is continued under its name, runs again."""
+        if record.get("ended") is None and "" in self.ledger.closed:
+            self.api.update_run(self.ledger.ids[""], "RUNNING")
+            self.ledger.closed.clear()
 
     def _parameters(self, run_id: str, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -109,15 +150,13 @@ class Sender:
             self.api.log_batch(run_id, params=flat[start : start + 100])
 
     def _step(self, node: Mapping[str, Any]) -> None:
-        parts = list(events(self.store, self.run, node["key"], set()))
-        for name, lines in parts:
-            place = f"{node['key']}/{name}"
-            fresh = lines[self.ledger.sent.get(place, 0) :]
-            if fresh:
-                tags = {"rayfield.key": node["key"]}
-                parent = self._begin(node["key"], node["title"], self.ledger.ids[""], tags, {})
-                self._lines(node["key"], parent, fresh)
-                self.ledger.sent[place] = len(lines)
+        key = node["key"]
+        sent = self.ledger.sent.setdefault(key, set())
+        for name, lines in events(self.store, self.run, key, sent):
+            parent = self._begin(key, node["title"], {"rayfield.key": key}, {}, self.ledger.ids[""])
+            self._lines(key, parent, lines)
+            point("tracking: a step's lines are sent, not written down")
+            sent.add(name)
 
     def _lines(self, key: str, step_run: str, lines: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
@@ -125,7 +164,8 @@ class Sender:
         metrics: dict[str, list[Any]] = {}
         for line in lines:
             trial = line.get("trial", "")
-            target = self._begin(f"{key}/{trial}", trial, step_run, {"rayfield.key": key}, {}) if trial else step_run
+            tags = {"rayfield.key": key}
+            target = self._begin(f"{key}/{trial}", trial, tags, {}, step_run) if trial else step_run
             when = int(line["time"] * 1000)
             if line["kind"] == "metrics":
                 own = metrics.setdefault(target, [])
@@ -149,25 +189,40 @@ class Sender:
 
     def _close(self, record: Mapping[str, Any]) -> None:
         """Ends the runs of what has ended: nothing says RUNNING for ever."""
-        statuses = {line["key"]: line["status"] for line in ledger_lines(self.store, self.run)}
         words = {"done": "FINISHED", "failed": "FAILED", "cached": "FINISHED", "skipped": "KILLED"}
         over = record.get("ended") is not None
         for name, run_id in self.ledger.ids.items():
             key = name.partition("/")[0]
-            status = words.get(statuses.get(key, ""), "KILLED" if over else "") if name else ""
+            status = words.get(self.status.get(key, ""), "KILLED" if over else "") if name else ""
             if not name and over:
                 status = {0: "FINISHED", 5: "KILLED"}.get(record["code"], "FAILED")
             if status and name not in self.ledger.closed:
                 self.api.set_terminated(run_id, status)
+                point("tracking: an MLflow run is closed, not written down")
                 self.ledger.closed.append(name)
 
 
 def ledger_lines(store: Store, run: str) -> Iterator[dict[str, Any]]:
-    """How each step of a run ended, in order."""
+    """What happened to the steps of a run, in order."""
+    for _, line in ledger_files(store, run, set()):
+        yield line
+
+
+def ledger_files(store: Store, run: str, seen: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a run's ledger that are not in `seen`, by their names."""
     for name in store.names(f"runs/{run}/ledger"):
-        line = store.load(f"runs/{run}/ledger/{name}")
+        line = store.load(f"runs/{run}/ledger/{name}") if name not in seen else None
         if line:
-            yield line
+            yield name, line
+
+
+def finish_left(store: Store, *, own: str = "", dead: bool = False) -> None:
+    """Ends the runs that were left behind, and sends the rest of them."""
+    for run in left(store, own=own, dead=dead):
+        if end(store, run):
+            point("tracking: a dead run's record is ended, MLflow not told")
+            Sender(store, run).send()
+        unmark(store, run)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -194,7 +249,7 @@ class Tracker:
         self.thread.start()
 
     def _work(self) -> None:
-        self._attempt(self._behind)
+        self._attempt(lambda: finish_left(self.store, own=self.sender.run))
         while not self.stop.wait(PAUSE):
             self._attempt(self.sender.send)
 
@@ -205,40 +260,20 @@ class Tracker:
         except Exception as error:  # whatever MLflow raises, training goes on; finish() says what is left
             self.problem = " ".join(str(error).split())[:300]
 
-    def _behind(self) -> None:
-        for name, record in self.store.runs():
-            if name != self.sender.run and not record.get("tracked") and _is_over(self.store, name, record):
-                Sender(self.store, name).send()
-                _mark(self.store, name)
-
     def finish(self, seconds: float = 60) -> str:
         """Sends the rest. Returns what went wrong, in words; nothing when all was sent."""
         self.stop.set()
-        self.thread.join(seconds)
+        if self.thread.is_alive():
+            self.thread.join(seconds)
         if self.thread.is_alive():
             return "MLflow did not answer in time; what it lacks waits in the store, and the next run sends it."
         self._attempt(self.sender.send)
         if self.problem:
             return f"MLflow did not take everything ({self.problem}); the rest waits in the store for the next run."
-        _mark(self.store, self.sender.run)
+        if ended(self.store, self.sender.run):
+            unmark(self.store, self.sender.run)
         return ""
 
     def url(self) -> dict[str, str]:
         """Step key -> MLflow run id."""
         return self.sender.ledger.ids
-
-
-def _is_over(store: Store, run: str, record: dict[str, Any]) -> bool:
-    """Whether nobody sends a run any more. One whose driver is gone has ended: it is said here."""
-    if record.get("ended") is not None:
-        return True
-    if not _free({**record["owner"], "until": record["started"] + 7 * 86400}):
-        return False  # its own driver sends it; two senders would begin every MLflow run twice
-    store.write(f"runs/{run}/run.json", json.dumps({**record, "ended": time.time(), "code": 5}).encode())
-    return True
-
-
-def _mark(store: Store, run: str) -> None:
-    record = store.load(f"runs/{run}/run.json")
-    if record and record.get("ended") is not None:
-        store.write(f"runs/{run}/run.json", json.dumps({**record, "tracked": True}).encode())

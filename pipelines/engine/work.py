@@ -12,10 +12,12 @@ from contextlib import suppress
 from typing import Any
 
 from components.artifacts import describe
+from components.crash import point
 from components.errors import RayfieldError
 from components.plain import class_of, decode, encode
 from components.step import Step
 from pipelines.engine.context import Running
+from pipelines.engine.errors import kind_of
 from pipelines.engine.store import Store
 
 
@@ -31,10 +33,14 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
     context = Running(store, run, node["key"], (node["step"].partition(":")[0],), node["seed"], resources)
     began, cpu = time.time(), time.process_time()
     try:
+        point("work: a step begins")
         arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
         result = step_of(node["step"]).run(arguments, context)
+        point("work: a result is made, what was said of it waits")
         context.flush()
+        point("work: all is said, nothing committed")
         store.commit(node["key"], manifest(node, run, result, time.time() - began, time.process_time() - cpu))
+        point("work: committed, the runner not told")
         return {"ok": True}
     except Exception as error:
         said = {"error": sentence(error), "kind": kind_of(error), "code": code_of(error)}
@@ -100,12 +106,3 @@ def sentence(error: BaseException) -> str:
 def code_of(error: BaseException) -> int:
     """The exit code that an error asks for."""
     return error.code if isinstance(error, RayfieldError) else 1
-
-
-def kind_of(error: BaseException) -> str:
-    """Whose error it is: a user's is never tried again."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return "transient"
-    if isinstance(error, RayfieldError):
-        return "user"
-    return "memory" if isinstance(error, MemoryError) or "out of memory" in str(error).lower() else "code"

@@ -23,7 +23,7 @@ from components.steps.evaluate import evaluate
 from components.steps.register import TrackingDown, client, example, register, registered
 from components.steps.train import train
 from components.table import Table
-from pipelines.engine.work import kind_of
+from pipelines.engine.errors import kind_of
 from tests.meshes import small_pointnet
 
 

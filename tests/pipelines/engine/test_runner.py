@@ -5,6 +5,7 @@ The runner: a failure stops what depends on it and nothing else, and nothing fin
 import errno
 import json
 import os
+import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,16 +20,29 @@ from pipelines.engine import runner as runner_module
 from pipelines.engine.context import Running, events
 from pipelines.engine.drawing import draw
 from pipelines.engine.executors import Here
-from pipelines.engine.runner import Outcome, Runner
+from pipelines.engine.runner import BUDGETS, POLL, Budget, Outcome, Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import ledger_lines
 from pipelines.engine.work import work
 from tests.pipelines.engine.toys import bounds, broken, flaky, keeping, number, ran, sums, talk, total
 
 
+class Time:
+    """A clock that only waiting moves."""
+
+    def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.seconds, self.meanwhile = 0.0, meanwhile
+
+    def now(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.meanwhile()
+
+
 @pytest.fixture
-def store(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(runner_module.time, "sleep", lambda _: None)
+def store(own_store: Path) -> Store:
     return Store(str(own_store))
 
 
@@ -36,8 +50,11 @@ def nodes_of(pipeline: Callable[..., None], **values: Any) -> list[dict[str, Any
     return json.loads(json.dumps([asdict(node) for node in draw(pipeline, values, {}).nodes.values()]))
 
 
-def execute(store: Store, nodes: list[dict[str, Any]], run: str = "run", executor: Any = Here) -> Outcome:
-    return Runner(store, run, nodes, executor)()
+def execute(
+    store: Store, nodes: list[dict[str, Any]], run: str = "run", executor: Any = Here, time: Time | None = None
+) -> Outcome:
+    time = time or Time()
+    return Runner(store, run, nodes, executor, sleep=time.sleep, now=time.now)()
 
 
 def by_title(nodes: list[dict[str, Any]], outcome: Outcome) -> dict[str, str]:
@@ -131,7 +148,7 @@ def test_the_error_of_a_step_is_one_line_and_its_traceback_is_kept(store):
     (line,) = [line for line in ledger_lines(store, "run") if line["status"] == "failed"]
 
     assert error["error"] == "a data error of two lines"
-    assert error["kind"] == "user"
+    assert error["kind"] == line["kind"] == "data"
     assert line["error"] == "a data error of two lines"
     assert "toys.py" in line["traceback"]
 
@@ -152,33 +169,107 @@ def test_an_error_brings_its_exit_code(store, kind, code):
 
 def test_a_transient_error_is_tried_again(store):
     nodes = nodes_of(_flaky, failures=2)
-    runner = Runner(store, "run", nodes, Here)
-    runner.not_before = _Never()
-    outcome = runner()
+    outcome = execute(store, nodes)
 
     assert outcome.ok
     assert result(store, nodes[0]) == 3
 
 
-def test_a_transient_error_that_stays_ends_the_step(store):
-    nodes = nodes_of(_flaky, failures=99)
-    runner = Runner(store, "run", nodes, Here)
-    runner.not_before = _Never()
-    outcome = runner()
+def test_a_transient_error_that_stays_ends_the_step_when_its_budget_is_spent(store):
+    outcome = execute(store, nodes_of(_flaky, failures=99))
 
     assert not outcome.ok
-    assert ran("flaky") == runner_module.ATTEMPTS["transient"]
+    assert ran("flaky") == 1 + BUDGETS["transient"].retries
+
+
+def test_every_retry_is_in_the_ledger_with_its_class_its_error_and_its_wait(store):
+    execute(store, nodes_of(_flaky, failures=2))
+    first, second, last = ledger_lines(store, "run")
+
+    assert [line["status"] for line in (first, second, last)] == ["retry", "retry", "done"]
+    assert [line["attempts"] for line in (first, second, last)] == [1, 2, 3]
+    assert first["kind"] == "transient"
+    assert first["error"] == "ConnectionError: the network is gone"
+    assert "toys.py" in first["traceback"]
+
+
+def test_a_retry_waits_for_what_the_ledger_says(store):
+    """Full jitter from a generator of the run, the key and the retry: known beforehand, and unlike any other's."""
+    nodes, time = nodes_of(_flaky, failures=3), Time()
+    execute(store, nodes, time=time)
+    waits = [line["wait"] for line in ledger_lines(store, "run") if line["status"] == "retry"]
+    budget, key = BUDGETS["transient"], nodes[0]["key"]
+    chances = [random.Random(f"run/{key}/transient/{retry}").random() for retry in (1, 2, 3)]
+
+    assert waits == [round(chance * budget.first * 2**n, 3) for n, chance in enumerate(chances)]
+    assert sum(waits) <= time.seconds <= sum(waits) + 3 * POLL
+
+
+def test_backoff_doubles_up_to_its_most():
+    budget = Budget(retries=9, first=2.0, most=10.0)
+
+    assert [budget.wait(retry, 1.0) for retry in (1, 2, 3, 4, 60)] == [2.0, 4.0, 8.0, 10.0, 10.0]
+    assert budget.wait(3, 0.0) == 0.0
+
+
+class Unlucky(Here):
+    """Ends a step with errors of these classes, one after another, before it does the work."""
+
+    def __init__(self, *kinds: str) -> None:
+        super().__init__()
+        self.kinds = list(kinds)
+
+    def submit(self, node: Any, run: str, address: str) -> None:
+        if not self.kinds:
+            return super().submit(node, run, address)
+        kind = self.kinds.pop(0)
+        self.outcomes[node["key"]] = {"ok": False, "error": kind, "kind": kind, "code": 1, "traceback": ""}
+
+
+@pytest.mark.parametrize("kind", sorted(BUDGETS))
+def test_each_class_of_error_has_a_budget_of_its_own(store, kind):
+    """As many errors of each other class as those allow take nothing from it."""
+    others = [other for other, budget in BUDGETS.items() if other != kind for _ in range(budget.retries)]
+    own = [kind] * BUDGETS[kind].retries
+    nodes = nodes_of(_one)
+
+    assert execute(store, nodes, "enough", lambda: Unlucky(*others, *own)).ok
+    store.delete(f"keys/{nodes[0]['key']}.json")
+    assert not execute(store, nodes, "too many", lambda: Unlucky(*others, *own, kind)).ok
+
+
+@pytest.mark.parametrize("kind", ["user", "data", "code", "a class that nobody knows"])
+def test_an_error_without_a_budget_ends_the_step_at_once(store, kind):
+    unlucky = Unlucky(kind)
+
+    assert not execute(store, nodes_of(_one), executor=lambda: unlucky).ok
+    assert unlucky.kinds == []
+    assert [line["status"] for line in ledger_lines(store, "run")] == ["failed"]
+
+
+def test_a_step_that_waits_for_its_retry_holds_up_no_other(store):
+    def pipeline():
+        flaky(failures=1)
+        number(1)
+
+    began: list[str] = []
+
+    class Watcher:
+        def began(self, node):
+            began.append(node["title"])
+
+        def said(self, node, lines): ...
+
+        def ended(self, node, status, manifest, error): ...
+
+    time = Time()
+    Runner(store, "run", nodes_of(pipeline), Here, [Watcher()], sleep=time.sleep, now=time.now)()
+
+    assert began == ["flaky", "number", "flaky"]
 
 
 def _flaky(failures: int) -> None:
     flaky(failures=failures)
-
-
-class _Never(dict):
-    """Forgets how long to wait, so that a test does not."""
-
-    def __setitem__(self, key: str, value: float) -> None:
-        pass
 
 
 class Slow(Here):
@@ -214,20 +305,52 @@ def test_a_step_of_several_outputs_hands_on_each_by_its_name(store):
     assert result(store, nodes[-1]) == 11
 
 
-def test_a_step_that_another_driver_works_on_is_waited_for(store, monkeypatch):
+def test_a_step_that_another_driver_works_on_is_waited_for(store):
     nodes = nodes_of(_one)
     (node,) = nodes
     other = store.lease(node["key"])
 
-    def finish(_: float) -> None:
+    def finish() -> None:
         work(node, "other", store.address, {"CPU": 1})
         other.release()
 
-    monkeypatch.setattr(runner_module.time, "sleep", finish)
-    outcome = execute(store, nodes)
+    outcome = execute(store, nodes, time=Time(finish))
 
     assert outcome.status == {node["key"]: "cached"}
     assert ran("number 1") == 1
+
+
+def test_a_step_that_another_driver_ended_between_two_looks_is_not_run_again(store, monkeypatch):
+    nodes = nodes_of(_one)
+    lease = Store.lease
+
+    def finish_first(self: Store, name: str, *more: Any) -> Any:
+        monkeypatch.setattr(Store, "lease", lease)
+        work(nodes[0], "other", store.address, {"CPU": 1})
+        return lease(self, name, *more)
+
+    monkeypatch.setattr(Store, "lease", finish_first)
+
+    assert execute(store, nodes).status == {nodes[0]["key"]: "cached"}
+    assert ran("number 1") == 1
+
+
+def test_leases_are_renewed_while_a_step_works_and_the_runs_own_with_them(store):
+    nodes, time, renewed = nodes_of(_one), Time(), []
+
+    class Long(Here):
+        def ended(self, seconds: float) -> dict[str, dict[str, Any]]:
+            time.seconds += seconds
+            return super().ended(seconds) if time.seconds > 3.5 * runner_module.RENEW else {}
+
+    class Counted:
+        def renew(self) -> None:
+            renewed.append(time.seconds)
+
+    runner = Runner(store, "run", nodes, Long, held=[Counted()], sleep=time.sleep, now=time.now)  # type: ignore[list-item]
+
+    assert runner().ok
+    assert len(renewed) == 3
 
 
 def _one() -> None:

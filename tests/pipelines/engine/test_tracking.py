@@ -13,9 +13,10 @@ import pytest
 from components.steps.register import client
 from pipelines.engine import tracking
 from pipelines.engine.executors import Here
+from pipelines.engine.left import hold, left, mark
 from pipelines.engine.runner import Runner
 from pipelines.engine.store import Store, owner
-from pipelines.engine.tracking import Sender, Tracker, flatten
+from pipelines.engine.tracking import Sender, Tracker, finish_left, flatten
 from tests.pipelines.engine.test_runner import nodes_of
 from tests.pipelines.engine.toys import broken, talk, total
 
@@ -28,15 +29,14 @@ def store(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(str(own_store))
 
 
-def recorded(store: Store, run: str, pipeline: Any, *, ended: bool = True, name: str = "toy", **who: Any) -> None:
+def recorded(store: Store, run: str, pipeline: Any, *, ended: bool = True, name: str = "toy") -> None:
     """A run as `running.execute` would leave it."""
+    mark(store, run)
     nodes = nodes_of(pipeline)
     Runner(store, run, nodes, Here)()
     steps = [{"key": n["key"], "title": n["title"], "step": n["step"]} for n in nodes]
     record = {"pipeline": name, "title": run, "parameters": {"size": "tiny"}, "nodes": steps, "commit": "abc"}
-    record |= {"started": time.time(), "owner": {**owner(), **who}} | (
-        {"ended": time.time(), "code": 0} if ended else {}
-    )
+    record |= {"started": time.time(), "owner": owner()} | ({"ended": time.time(), "code": 0} if ended else {})
     store.write(f"runs/{run}/run.json", json.dumps(record).encode())
 
 
@@ -82,6 +82,7 @@ def test_what_was_sent_is_not_sent_again(store, found, request, monkeypatch):
     Sender(store, "run-1").send()
     before = {name: run.info.run_id for name, run in found().items()}
     monkeypatch.setattr(Sender, "_lines", _fail)
+    monkeypatch.setattr(Sender, "_create", _fail)
     Sender(store, "run-1").send()
     history = client().get_metric_history(before["talk"], "loss")
 
@@ -123,31 +124,104 @@ def test_a_server_that_does_not_answer_stops_nothing_and_gets_the_log_at_the_nex
     assert found()["run-1"].info.status == "FINISHED"
 
 
+def died(store: Store, run: str) -> None:
+    """Leaves the lease of a driver that is no more."""
+    store.write(f"leases/run-{run}.0", json.dumps({**owner(), "start": "1", "until": 9e12}).encode())
+
+
 def test_a_run_whose_driver_was_killed_is_ended_by_the_next(store, found, request):
-    recorded(store, "run-1", talking, name=request.node.name, ended=False, start="1")
-    Tracker(store, "run-2")._behind()
+    recorded(store, "run-1", talking, name=request.node.name, ended=False)
+    died(store, "run-1")
+    finish_left(store, own="run-2")
 
     assert store.load("runs/run-1/run.json")["code"] == 5
     assert found()["run-1"].info.status == "KILLED"
+    assert store.names("open") == []
 
 
 def test_a_run_that_another_driver_still_sends_is_left_to_it(store, found, request):
     recorded(store, "run-1", talking, name=request.node.name, ended=False)
-    Tracker(store, "run-2")._behind()
+    lease = hold(store, "run-1")
+    finish_left(store, own="run-2")
 
     assert found() == {}
     assert "ended" not in store.load("runs/run-1/run.json")
+    lease.release()
+    finish_left(store, own="run-2")
+    assert found()["run-1"].info.status == "KILLED"
+
+
+def test_a_driver_that_died_before_its_record_leaves_nothing_open(store):
+    mark(store, "run-1")
+    finish_left(store)
+
+    assert store.names("open") == []
 
 
 def test_a_run_that_was_sent_is_not_looked_at_again(store, monkeypatch):
     recorded(store, "run-1", talking)
-    record = store.load("runs/run-1/run.json")
-    store.write("runs/run-1/run.json", json.dumps({**record, "tracked": True}).encode())
+    tracker = Tracker(store, "run-1")
+    assert tracker.finish() == ""
     monkeypatch.setattr(tracking, "Sender", _fail)
-    tracker = Tracker.__new__(Tracker)
-    tracker.store, tracker.sender = store, type("Own", (), {"run": "run-2"})()
 
-    tracker._behind()
+    finish_left(store)
+
+
+def test_a_quick_look_for_the_dead_leaves_out_what_waits_for_mlflow(store):
+    recorded(store, "ended", talking)
+    recorded(store, "dead", talking, ended=False)
+
+    assert list(left(store, dead=True)) == ["dead"]
+    assert list(left(store)) == ["dead", "ended"]
+    assert list(left(store, own="dead")) == ["ended"]
+
+
+def test_an_mlflow_run_that_was_made_and_not_written_down_is_found_and_not_made_twice(store, found, request):
+    recorded(store, "run-1", talking, name=request.node.name)
+    Sender(store, "run-1").send()
+    before = {name: run.info.run_id for name, run in found().items()}
+    store.delete("runs/run-1/mlflow.json")
+    Sender(store, "run-1").send()
+    api = client()
+    experiment = api.get_experiment_by_name(request.node.name).experiment_id
+
+    assert {run.info.run_id for run in api.search_runs([experiment])} == set(before.values())
+    assert len(api.get_metric_history(before["talk"], "loss")) == 3
+    assert found()["talk"].data.params == {"depth": "3", "nested.width": "4"}
+
+
+def test_a_run_that_was_closed_for_dead_and_is_continued_under_its_name_runs_again(store, found, request):
+    recorded(store, "run-1", talking, name=request.node.name, ended=False)
+    finish_left(store)
+    statuses = [found()["run-1"].info.status]
+    recorded(store, "run-1", talking, name=request.node.name, ended=False)
+    Sender(store, "run-1").send()
+    statuses.append(found()["run-1"].info.status)
+    recorded(store, "run-1", talking, name=request.node.name)
+    Sender(store, "run-1").send()
+
+    assert [*statuses, found()["run-1"].info.status] == ["KILLED", "RUNNING", "FINISHED"]
+    assert found()["talk"].info.status == "FINISHED"
+
+
+def test_what_a_step_said_last_is_sent_before_its_run_is_closed(store, found, request):
+    """Its lines are there before its end is: so its end is read first."""
+    recorded(store, "run-1", talking, name=request.node.name, ended=False)
+    line = store.read("runs/run-1/ledger/00001.json")
+    store.delete("runs/run-1/ledger/00001.json")
+    sender, step = Sender(store, "run-1"), Sender._step
+
+    def say_more_and_end(node: Any) -> None:
+        step(sender, node)
+        late = {"time": 1.0, "kind": "metrics", "step": 9, "trial": "", "values": {"late": 1.0}}
+        store.write(f"runs/run-1/events/{node['key']}/late.jsonl", json.dumps(late).encode())
+        store.write("runs/run-1/ledger/00001.json", line)
+
+    sender._step = say_more_and_end  # type: ignore[method-assign]
+    sender.send()
+    sender.send()
+
+    assert found()["talk"].data.metrics["late"] == 1.0
 
 
 def _fail(*_: Any) -> None:

@@ -1,0 +1,93 @@
+"""
+Whose an error is: what decides whether a step is tried again.
+
+    user        what was asked for, or given, cannot be: never tried again
+    data        the data are not what they should be: never tried again
+    code        a mistake in a step: never tried again
+    transient   the network, a server, a bucket: tried again
+    preempted   the process or the machine was taken away: tried again
+    memory      there was not enough of it: tried again
+"""
+
+import errno
+from collections.abc import Iterator
+
+from components.errors import RayfieldError
+
+# "package.Class", so that nothing is imported to look at an error; the most derived class that is listed decides
+CLASSES = {
+    "components.UsageError": "user",
+    "components.Infeasible": "user",
+    "components.DataError": "data",
+    "builtins.ConnectionError": "transient",
+    "builtins.TimeoutError": "transient",
+    "socket.gaierror": "transient",
+    "botocore.HTTPClientError": "transient",
+    "botocore.ConnectionError": "transient",
+    "aiohttp.ClientConnectionError": "transient",
+    "aiohttp.ClientPayloadError": "transient",
+    "requests.ConnectionError": "transient",
+    "requests.Timeout": "transient",
+    "urllib3.HTTPError": "transient",
+    "ray.RpcError": "transient",
+    "ray.RuntimeEnvSetupError": "transient",
+    "ray.WorkerCrashedError": "preempted",
+    "ray.NodeDiedError": "preempted",
+    "ray.LocalRayletDiedError": "preempted",
+    "ray.RayActorError": "preempted",
+    "ray.ObjectLostError": "preempted",
+    "ray.TaskCancelledError": "preempted",
+    "builtins.MemoryError": "memory",
+    "torch.OutOfMemoryError": "memory",
+    "ray.OutOfMemoryError": "memory",
+}
+CODES = {
+    **dict.fromkeys(("ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "EPIPE", "ETIMEDOUT"), "transient"),
+    **dict.fromkeys(("EHOSTUNREACH", "EHOSTDOWN", "ENETUNREACH", "ENETDOWN", "ENETRESET"), "transient"),
+    # what s3fs makes of SlowDown and of a server's 5xx, and what a network file system says
+    **dict.fromkeys(("EBUSY", "EIO", "EAGAIN", "ESTALE"), "transient"),
+    "ENOMEM": "memory",
+}
+"""of an OSError, by the name of its number"""
+
+BUSY = ("429", "500", "502", "503", "504", "SlowDown", "Throttling", "InternalError", "TEMPORARILY_UNAVAILABLE")
+"""what servers answer that are there, and cannot now"""
+
+FULL = ("out of memory", "can't allocate memory")
+
+
+def kind_of(error: BaseException) -> str:
+    """The class of an error: its own, or that of what it was raised from."""
+    known = next(filter(None, map(_own, _chain(error))), "")
+    return known or ("user" if isinstance(error, RayfieldError) else "code")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it says that it comes from; Ray Train holds one for each worker that failed."""
+    waiting, seen = [error], set()
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            failures = getattr(one, "worker_failures", None) or {}
+            waiting += [*failures.values(), getattr(one, "cause", None), one.__cause__]  # type: ignore[list-item]
+
+
+def _own(error: BaseException) -> str:
+    for base in type(error).__mro__:
+        if kind := CLASSES.get(f"{base.__module__.partition('.')[0]}.{base.__name__}"):
+            return kind
+    if isinstance(error, OSError) and error.errno is not None:
+        return CODES.get(errno.errorcode.get(error.errno, ""), "")
+    if any(words in str(error).lower() for words in FULL):
+        return "memory"
+    return "transient" if _answer(error) in BUSY else ""
+
+
+def _answer(error: BaseException) -> str:
+    """The code that a server answered with: botocore's ClientError and MLflow's exception hold one."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return str(response.get("Error", {}).get("Code", ""))
+    return str(getattr(error, "error_code", ""))

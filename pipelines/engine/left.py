@@ -1,0 +1,63 @@
+"""
+Runs that were left behind: their driver died, or MLflow did not take all of them.
+
+A run has a mark at open/<run> from before it begins until MLflow has all of it, and a lease that its driver renews.
+A mark whose lease is free is anybody's to finish: on the driver's host at once, elsewhere when the lease runs out.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+
+from components.crash import point
+from pipelines.engine.store import Lease, Store
+
+INTERRUPTED = 5
+"""the exit code of a run that can be continued"""
+
+
+def hold(store: Store, run: str) -> Lease | None:
+    """The right to write a run's record and to send it; None while a living driver has it."""
+    return store.lease(f"run-{run}")
+
+
+def mark(store: Store, run: str) -> None:
+    """Says that a run begins: whatever happens to its driver, the next run finds it."""
+    store.write(f"open/{run}", run.encode())
+    point("run: marked as open")
+
+
+def unmark(store: Store, run: str) -> None:
+    """Says that nothing of a run is left to do."""
+    point("run: nothing left to send, mark not removed")
+    store.delete(f"open/{run}")
+
+
+def left(store: Store, *, own: str = "", dead: bool = False) -> Iterator[str]:
+    """
+    The open runs that nobody works on, `own` apart; each is held by this process while it has its turn.
+
+    `dead` leaves out those that ended and wait for MLflow alone.
+    """
+    for run in store.names("open"):
+        if run == own or (dead and ended(store, run)):
+            continue
+        lease = hold(store, run)
+        if lease is not None:
+            try:
+                yield run
+            finally:
+                lease.release()
+
+
+def ended(store: Store, run: str) -> bool:
+    """Whether a run's driver wrote how it ended."""
+    return (store.load(f"runs/{run}/run.json") or {}).get("ended") is not None
+
+
+def end(store: Store, run: str, code: int = INTERRUPTED) -> bool:
+    """Writes how a run ended, if that is not known. False if its driver died before there was a record."""
+    record = store.load(f"runs/{run}/run.json")
+    if record is not None and record.get("ended") is None:
+        store.write(f"runs/{run}/run.json", json.dumps({**record, "ended": time.time(), "code": code}).encode())
+    return record is not None
