@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from components.errors import DataError
 from components.family import Batch, Family, Phase, State
-from components.files import write_atomically
+from components.places import write_atomically
 from components.table import Rows
 
 

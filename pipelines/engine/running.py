@@ -64,7 +64,7 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
         "started": time.time(),
         "owner": owner(),
     }
-    store.write(f"runs/{run}/run.json", json.dumps(record).encode())
+    store.begin(run, record)
     return record
 
 
