@@ -3,15 +3,27 @@ Files by their contents: the one place where bytes that steps make are kept.
 
 An object lies in the store at objects/<two hex digits>/<digest>, on a disk or in a bucket (any fsspec address). A
 `File` holds no path, so it means the same on a laptop and on a cluster; the store's address is in RAYFIELD_STORE.
+
+What is read is compared with its digest. An object that differs is set aside in damaged/, and one that is gone is
+noted there: the store then forgets what named it, and the next run makes it anew.
 """
 
 import hashlib
 import os
-import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from components import places
 from components.errors import DataError
+from components.places import is_remote, write_atomically
+
+FRESH = 3600.0
+"""seconds; `gc` spares young objects that no manifest names yet, so one that is kept again is made young again"""
+
+
+class Damaged(DataError):
+    """An object of the store that is not what was put there, or not there any more."""
 
 
 @dataclass(frozen=True)
@@ -25,42 +37,61 @@ class File:
     def path(self) -> Path:
         """Where its bytes lie on this machine; those of a remote store are fetched once."""
         if not is_remote(root()):
-            return _checked(self, Path(root()) / where(self.digest))
+            return self._own(Path(root()) / where(self.digest))
         cached = scratch_root() / "objects" / self.digest
-        if not cached.exists():
+        if not _is_whole(self.digest, cached):
             write_atomically(cached, self.read())
+            _verified.add(str(cached))
         return cached
 
     def read(self) -> bytes:
         """Its bytes, compared with its digest."""
         if not is_remote(root()):
             return self.path().read_bytes()
-        import fsspec
-
-        with fsspec.open(f"{root()}/{where(self.digest)}") as stream:
-            data = stream.read()
+        address = f"{root()}/{where(self.digest)}"
+        for _ in range(2):  # what was damaged on the way is read again
+            data = places.read(address)
+            if data is None or digest_of(data) == self.digest:
+                break
+        if data is None:
+            raise self._lost("is gone from")
         if digest_of(data) != self.digest:
-            raise DataError(f"The object {self.digest} ({self.name}) of {root()} is damaged. Delete it and run again.")
+            raise self._lost("was damaged in")
         return data
+
+    def _own(self, path: Path) -> Path:
+        """A local object is hashed the first time that a process opens it."""
+        if not path.exists():
+            raise self._lost("is not in")
+        if not _is_whole(self.digest, path):
+            raise self._lost("was damaged in")
+        return path
+
+    def _lost(self, what: str) -> Damaged:
+        set_aside(root(), where(self.digest), self.digest)
+        words = f"The object {self.digest} ({self.name}) {what} {root()}."
+        return Damaged(f"{words} Run the pipeline again to make it anew.")
 
 
 _verified: set[str] = set()
 
 
-def _checked(file: File, path: Path) -> Path:
-    """A local object is hashed the first time that a process opens it."""
+def _is_whole(digest: str, path: Path) -> bool:
+    """Whether a file of this machine is what its digest says: it is hashed once a process."""
     if not path.exists():
-        raise DataError(
-            f"The object {file.digest} ({file.name}) is not in {root()}. Run the pipeline again to make it."
-        )
-    if file.digest not in _verified:
-        if digest_of(path.read_bytes()) != file.digest:
-            path.rename(path.with_suffix(".damaged"))
-            raise DataError(
-                f"The object {file.digest} ({file.name}) was damaged and is set aside. Run again to make it anew."
-            )
-        _verified.add(file.digest)
-    return path
+        return False
+    if str(path) not in _verified:
+        if digest_of(path.read_bytes()) != digest:
+            return False
+        _verified.add(str(path))
+    return True
+
+
+def set_aside(store: str, name: str, label: str) -> None:
+    """Moves what is damaged to damaged/, where people may look at it; of what is gone a note stays there."""
+    data = places.read(f"{store}/{name}")
+    places.write(f"{store}/damaged/{label}", data or b"")
+    places.delete(f"{store}/{name}")
 
 
 def root() -> str:
@@ -73,40 +104,12 @@ def use(address: str) -> None:
     os.environ["RAYFIELD_STORE"] = address
 
 
-def read_address(address: str) -> bytes | None:
-    """The bytes at a path or an fsspec address; None if there are none."""
-    try:
-        if not is_remote(address):
-            return Path(address).read_bytes()
-        import fsspec
-
-        with fsspec.open(address) as stream:
-            return bytes(stream.read())
-    except FileNotFoundError:
-        return None
-
-
-def write_address(address: str, data: bytes) -> None:
-    """Puts bytes at a path or an fsspec address, all of them or none."""
-    if not is_remote(address):
-        write_atomically(Path(address), data)
-        return
-    import fsspec
-
-    system, path = fsspec.core.url_to_fs(address)
-    system.pipe_file(path, data)
-
-
 def tracking_uri() -> str:
     """Where MLflow is: MLFLOW_TRACKING_URI, or a database beside the local store."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     folder = Path(".rayfield" if is_remote(root()) else root()).resolve()
     return f"sqlite:///{folder}/mlflow.db"
-
-
-def is_remote(address: str) -> bool:
-    return "://" in address and not address.startswith("file://")
 
 
 def scratch_root() -> Path:
@@ -127,27 +130,13 @@ def keep(name: str, data: bytes | Path) -> File:
     data = data.read_bytes() if isinstance(data, Path) else data
     file = File(name, digest_of(data), len(data))
     address = f"{root()}/{where(file.digest)}"
-    if is_remote(root()):
-        import fsspec
-
-        system, path = fsspec.core.url_to_fs(address)
-        if not system.exists(path):
-            system.pipe_file(path, data)
-    elif not Path(address).exists():
-        write_atomically(Path(address), data)
-    return file
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """All of the bytes or none: a reader never sees a part, and a crash leaves no part behind under that name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    for _ in range(3):  # an object of another size is a write that broke off
+        found = places.look(address)
+        if found and found.size == file.size:
+            if time.time() - found.when > FRESH:
+                places.touch(address, data)
+            return file
+        places.write(address, data)
+        if not is_remote(address):
+            return file
+    raise Damaged(f"{root()} must hold what is written to it, but cuts {name} short. Run `rayfield doctor`.")

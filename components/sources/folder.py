@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from components import files
+from components import files, places
 from components.decode import READERS, beside, decode
 from components.errors import DataError
 from components.mesh import Mesh
@@ -82,7 +82,7 @@ def digests_of(folder: Path, paths: list[Path]) -> dict[Path, str]:
 
     They are read only where a size or a time of change is new: what was read is kept in listings/ of the store.
     """
-    store = files.scratch_root() if files.is_remote(files.root()) else Path(files.root())
+    store = files.scratch_root() if places.is_remote(files.root()) else Path(files.root())
     listing = store / "listings" / f"{files.digest_of(str(folder.resolve()).encode())}.json"
     known: dict[str, _Entry] = json.loads(listing.read_bytes()) if listing.exists() else {}
     entries = {str(path): known.get(str(path)) for path in paths}

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from components import catalogue, files, packed
+from components import catalogue, files, packed, places
 from components.errors import DataError
 from components.mesh import Mesh
 from components.resource import resource
@@ -121,7 +121,7 @@ def library(root: str) -> Path:
             raise DataError(
                 f"--root is a folder with {PACKAGE}_{VERSION}_all.deb or its .sh3f files, but {root} has neither."
             )
-    store = files.scratch_root() if files.is_remote(files.root()) else Path(files.root())
+    store = files.scratch_root() if places.is_remote(files.root()) else Path(files.root())
     folder = store / "data" / f"{PACKAGE}_{VERSION}"
     if not all((folder / f"{name}.sh3f").is_file() for name in catalogue.LIBRARIES):
         unpack(checked(given.read_bytes() if root else download()), folder)

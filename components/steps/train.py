@@ -18,11 +18,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from components import files
+from components import files, places
 from components.artifacts import Checkpoint
 from components.errors import DataError
 from components.family import Family
-from components.files import keep, read_address, write_address
+from components.files import keep
 from components.step import Context, step
 from components.steps import stream
 from components.steps.cluster import Workers, check_workers, on_workers
@@ -170,14 +170,14 @@ class Log:
     def resume(cls, context: Context, family: Family, learner: Learner) -> "Log":
         """Loads the last checkpoint of the step's scratch into the learner, if there is one."""
         log = cls(context, family, learner.world.rank)
-        state = read_address(f"{context.scratch}/state.safetensors")
+        state = places.read(f"{context.scratch}/state.safetensors")
         if state is None:
             return log
         learner.load(state)
-        said = json.loads(read_address(f"{context.scratch}/log-{learner.state.step}.json") or b"{}")
+        said = json.loads(places.read(f"{context.scratch}/log-{learner.state.step}.json") or b"{}")
         log.lines, log.chosen = said["lines"], said["chosen"]
         log.best_score = said["best_score"] if said["best_score"] is not None else float("nan")
-        log.best = read_address(f"{context.scratch}/best-{log.chosen}.safetensors") if log.chosen else None
+        log.best = places.read(f"{context.scratch}/best-{log.chosen}.safetensors") if log.chosen else None
         return log
 
     def update(self, step: int, logged: Mapping[str, Tensor]) -> None:
@@ -248,11 +248,11 @@ class Log:
             return
         scratch, step = self.context.scratch, learner.state.step
         if self.best:
-            write_address(f"{scratch}/best-{self.chosen}.safetensors", self.best)
+            places.write(f"{scratch}/best-{self.chosen}.safetensors", self.best)
         score = None if self.best_score != self.best_score else self.best_score
         said = {"lines": self.lines, "chosen": self.chosen, "best_score": score}
-        write_address(f"{scratch}/log-{step}.json", json.dumps(said).encode())
-        write_address(f"{scratch}/state.safetensors", learner.dump())
+        places.write(f"{scratch}/log-{step}.json", json.dumps(said).encode())
+        places.write(f"{scratch}/state.safetensors", learner.dump())
 
     def finish(self, learner: Learner) -> None:
         """Keeps the files that a person takes away."""

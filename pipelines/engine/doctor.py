@@ -6,12 +6,13 @@ import importlib.metadata
 import os
 import shutil
 import sys
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.files import is_remote, tracking_uri
+from components import places
+from components.files import tracking_uri
+from components.places import is_remote
 from pipelines.engine.plans import LOCK
 from pipelines.engine.store import Store
 
@@ -24,6 +25,7 @@ def examine(store: Store) -> list[dict[str, Any]]:
         ("cpus", _cpus),
         ("disk", _disk),
         ("store", _store),
+        ("damage", _damage),
         ("mlflow", _mlflow),
     ]
     rows = []
@@ -71,11 +73,16 @@ def _disk(store: Store) -> tuple[bool, str]:
 
 def _store(store: Store) -> tuple[bool, str]:
     """The store must refuse to create what exists: leases and manifests rest on it."""
-    name = f"leases/probe-{uuid.uuid4().hex}.0"
-    first, second = store.create(name, b"{}"), store.create(name, b"{}")
-    store.delete(name)
-    ok = first and not second
-    return ok, f"{store.address}: " + ("creates once" if ok else "creates twice: only one driver at a time may use it")
+    if places.creates_once(store.address):
+        return True, f"{store.address}: creates once"
+    return False, f"{store.address}: creates twice: one run at a time may use it, and a second is refused"
+
+
+def _damage(store: Store) -> tuple[bool, str]:
+    """What readers found damaged or missing: the next run makes it anew."""
+    found = store.names("damaged")
+    some = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
+    return not found, f"{len(found)} set aside in {store.address}/damaged: {some}" if found else "none was met"
 
 
 def _mlflow(_: Store) -> tuple[bool, str]:

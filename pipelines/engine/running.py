@@ -96,7 +96,7 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
     }
     before = store.load(f"runs/{run}/run.json") or {}
     kept = {name: before[name] for name in ("title", "started") if name in before}
-    store.write(f"runs/{run}/run.json", json.dumps({**record, **kept, "owner": owner()}).encode())
+    store.begin(run, {**record, **kept, "owner": owner()})
     point("run: its record written")
 
 

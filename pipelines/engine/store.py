@@ -3,7 +3,8 @@ Where everything that is kept lies: files, on a disk or in a bucket.
 
     objects/ab/abcd...   bytes by their digest          keys/<key>.json   what a step made: the truth
     plans/<digest>.json  drawn graphs                   runs/<run>/       what happened, appended
-    leases/<key>.<n>     who works on a key             scratch/<key>/    half-done work that survives a crash
+    leases/<key>/<n>     who works on a key             scratch/<key>/    half-done work that survives a crash
+    damaged/             what was found damaged, and notes of what was found missing
 
 A step commits by writing its objects, then creating its manifest if there is none. There is no database and no server.
 """
@@ -11,13 +12,20 @@ A step commits by writing its objects, then creating its manifest if there is no
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components import places
 from components.errors import RayfieldError
-from components.files import is_remote, root, where, write_atomically
+from components.files import root, set_aside, where
+from components.places import is_remote
+
+COLLECTOR = "gc"
+"""the name of the lease of a `gc`"""
 
 
 class StoreError(RayfieldError):
@@ -43,117 +51,117 @@ class Store:
 
     def read(self, name: str) -> bytes | None:
         """The bytes under a name; None if there are none."""
-        try:
-            if not self.remote:
-                return (Path(self.address) / name).read_bytes()
-            system, base = self._system()
-            return bytes(system.cat_file(f"{base}/{name}"))
-        except FileNotFoundError:
-            return None
+        return places.read(f"{self.address}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
         """Puts bytes under a name, whatever was there."""
-        try:
-            if not self.remote:
-                write_atomically(Path(self.address) / name, data)
-            else:
-                system, base = self._system()
-                system.pipe_file(f"{base}/{name}", data)
-        except PermissionError as error:
-            raise StoreError(_permission(self.address, error)) from error
-        except OSError as error:
-            raise StoreError(_failed(self.address, name, error)) from error
+        with self._told(name):
+            places.write(f"{self.address}/{name}", data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Puts bytes under a name that has none. False, and nothing is changed, if it has some."""
-        try:
-            return self._create_remote(name, data) if self.remote else self._create_local(name, data)
-        except FileExistsError:
-            return False
-        except PermissionError as error:
-            raise StoreError(_permission(self.address, error)) from error
-        except OSError as error:
-            raise StoreError(_failed(self.address, name, error)) from error
-
-    def _create_local(self, name: str, data: bytes) -> bool:
-        path = Path(self.address) / name
-        temporary = path.with_name(f".part-{os.getpid()}-{time.monotonic_ns()}")
-        write_atomically(temporary, data)
-        try:
-            os.link(temporary, path)  # a link fails if the name is taken, and shows all of the bytes or none
-        finally:
-            temporary.unlink()
-        return True
-
-    def _create_remote(self, name: str, data: bytes) -> bool:
-        system, base = self._system()
-        try:
-            system.pipe_file(f"{base}/{name}", data, mode="create")
-        except OSError as error:
-            if error.errno == 22 or isinstance(error, FileExistsError):  # SeaweedFS: failed precondition
+        with self._told(name):
+            if not places.creates_once(self.address) and self.read(name) is not None:
                 return False
-            raise
-        return True
+            return places.create(f"{self.address}/{name}", data)
 
     def names(self, folder: str) -> list[str]:
         """The names directly under a folder."""
-        if not self.remote:
-            path = Path(self.address) / folder
-            return sorted(p.name for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
-        system, base = self._system()
-        try:
-            found = system.ls(f"{base}/{folder}", detail=False, refresh=True)
-        except FileNotFoundError:
-            return []
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+        return places.names(f"{self.address}/{folder}")
 
     def delete(self, name: str) -> None:
-        if not self.remote:
-            (Path(self.address) / name).unlink(missing_ok=True)
-            return
-        system, base = self._system()
-        if system.exists(f"{base}/{name}"):
-            system.rm_file(f"{base}/{name}")
+        places.delete(f"{self.address}/{name}")
 
-    def _system(self) -> tuple[Any, str]:
-        import fsspec
-
-        system, base = fsspec.core.url_to_fs(self.address)
-        return system, base
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        """What went wrong in one line."""
+        try:
+            yield
+        except PermissionError as error:
+            raise StoreError(_permission(self.address, error)) from error
+        except RayfieldError:
+            raise
+        except OSError as error:
+            raise StoreError(_failed(self.address, name, error)) from error
 
     # JSON by name
 
     def load(self, name: str) -> Any:
-        data = self.read(name)
-        return None if data is None else json.loads(data)
+        """What a name says; None if there is nothing, or nothing that can be read: that is set aside."""
+        for _ in range(2):  # what was cut short on the way is read again
+            data = self.read(name)
+            if data is None:
+                return None
+            with suppress(ValueError):
+                return json.loads(data)
+        set_aside(self.address, name, name.replace("/", "-"))
+        return None
 
     def manifest(self, key: str) -> dict[str, Any] | None:
-        """What a key made; None if nothing has, or if an object of it is gone: then it is forgotten and made anew."""
+        """What a key made; None if nothing has, or if an object of it is lost: then it is forgotten and made anew."""
         found = self.load(f"keys/{key}.json")
-        if found is None or self.remote or all((Path(self.address) / where(d)).exists() for d in _objects(found)):
+        if found is None or all(map(self._has, _objects(found))):
             return found
         self.delete(f"keys/{key}.json")
         return None
 
+    def _has(self, digest: str) -> bool:
+        """Whether an object is there. A bucket is asked only for those whose loss somebody noted: each asking costs."""
+        suspect = not self.remote or digest in _lost(self.address)
+        return not suspect or places.look(f"{self.address}/{where(digest)}") is not None
+
     def commit(self, key: str, manifest: dict[str, Any]) -> bool:
         """Says what a key made. The first to say it is right."""
-        return self.create(f"keys/{key}.json", json.dumps(manifest, indent=1).encode())
+        said = json.dumps(manifest, indent=1).encode()
+        # a manifest that broke off is in the way: looking at it sets it aside
+        return self.create(f"keys/{key}.json", said) or (
+            self.manifest(key) is None and self.create(f"keys/{key}.json", said)
+        )
 
     # Leases
 
     def lease(self, name: str, seconds: float = 60) -> "Lease | None":
-        """The right to work on a key; None while a living owner has it."""
-        last = self._last_lease(name)
-        if last and not _free(last[1]):
-            return None
-        epoch = last[0] + 1 if last else 0
-        own = json.dumps({**owner(), "until": time.time() + seconds}).encode()
-        return Lease(self, name, epoch, seconds) if self.create(f"leases/{name}.{epoch}", own) else None
+        """
+        The right to work on a key; None while a living owner has it.
 
-    def _last_lease(self, name: str) -> tuple[int, dict[str, Any]] | None:
-        epochs = [int(n.rpartition(".")[2]) for n in self.names("leases") if n.rpartition(".")[0] == name]
-        held = self.load(f"leases/{name}.{max(epochs)}") if epochs else None
-        return (max(epochs), held) if held else None
+        leases/<name>/<n> is created once by one owner. A listing may be old: it says only where to begin.
+        """
+        epoch = max([int(n) for n in self.names(f"leases/{name}") if n.isdigit()], default=0)
+        own = Lease(self, name, epoch, seconds)
+        while not self.create(own.path, own.said()):
+            held = self.load(own.path)
+            if held and not _free(held):
+                return None
+            own.epoch += 1
+        return own
+
+    def held(self, name: str) -> bool:
+        """Whether a living owner has a right."""
+        epochs = [int(n) for n in self.names(f"leases/{name}") if n.isdigit()]
+        last = self.load(f"leases/{name}/{max(epochs)}") if epochs else None
+        return last is not None and not _free(last)
+
+    # Runs
+
+    def begin(self, run: str, record: dict[str, Any]) -> None:
+        """
+        Writes a run's record, and waits for a `gc` that may not have seen it.
+
+        The run says what it needs and then looks for a gc; a gc takes its lease and then looks for runs: one of the
+        two sees the other. Where the store cannot create once, no other run may be under way.
+        """
+        self.write(f"runs/{run}/run.json", json.dumps(record).encode())
+        while self.held(COLLECTOR):
+            time.sleep(0.5)
+        if places.creates_once(self.address):
+            return
+        for name, other in self.runs():
+            if name != run and is_alive(other):
+                self.delete(f"runs/{run}/run.json")
+                raise StoreError(
+                    f"The store {self.address} cannot refuse to create what exists, so one run at a time may use it, "
+                    f"and {name} does. Wait for it, or use a store with conditional writes, such as S3."
+                )
 
     def runs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every run's record, the newest first."""
@@ -172,15 +180,22 @@ class Lease:
     epoch: int
     seconds: float
 
+    nonce: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """tells this claim from any other, of the same process too"""
+
     @property
     def path(self) -> str:
-        return f"leases/{self.name}.{self.epoch}"
+        return f"leases/{self.name}/{self.epoch}"
+
+    def said(self, until: float | None = None) -> bytes:
+        until = time.time() + self.seconds if until is None else until
+        return json.dumps({**owner(), "until": until, "nonce": self.nonce}).encode()
 
     def renew(self) -> None:
-        self.store.write(self.path, json.dumps({**owner(), "until": time.time() + self.seconds}).encode())
+        self.store.write(self.path, self.said())
 
     def release(self) -> None:
-        self.store.write(self.path, json.dumps({**owner(), "until": 0}).encode())
+        self.store.write(self.path, self.said(0))
 
 
 def owner() -> dict[str, Any]:
@@ -209,6 +224,25 @@ def _free(lease: dict[str, Any]) -> bool:
     if here:
         return _start(lease["pid"]) != lease["start"]
     return time.time() > lease["until"]
+
+
+def is_alive(record: dict[str, Any]) -> bool:
+    """Whether a run's driver is still at it; one of another host is believed for a week."""
+    return record.get("ended") is None and not _free({**record["owner"], "until": record["started"] + 7 * 86400})
+
+
+NOTED = 30.0
+"""seconds for which a process believes what it last heard of lost objects"""
+_heard: dict[str, tuple[float, frozenset[str]]] = {}
+
+
+def _lost(address: str) -> frozenset[str]:
+    """The digests of objects that somebody found damaged or missing."""
+    when, found = _heard.get(address, (-NOTED, frozenset()))
+    if time.monotonic() - when > NOTED:
+        found = frozenset(places.names(f"{address}/damaged"))
+        _heard[address] = time.monotonic(), found
+    return found
 
 
 def _objects(value: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from components import places
 from pipelines.engine import doctor
 from pipelines.engine.doctor import examine
 from pipelines.engine.store import Store
@@ -32,21 +33,30 @@ def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_check_is_a_row(store):
     rows = examine(store)
 
-    assert [row["what"] for row in rows][:6] == ["python", "packages", "cpus", "disk", "store", "mlflow"]
+    assert [row["what"] for row in rows][:7] == [*("python", "packages", "cpus", "disk", "store", "damage", "mlflow")]
     assert all(set(row) == {"what", "ok", "found"} for row in rows)
 
 
 def test_a_store_that_creates_once_is_well_and_keeps_no_probe(store):
     assert row(store, "store")["ok"]
-    assert store.names("leases") == []
+    assert store.names("leases") == store.names("probe") == []
 
 
 def test_a_store_that_creates_twice_is_found(store, monkeypatch):
-    monkeypatch.setattr(Store, "create", lambda *_: True)
+    monkeypatch.setattr(places, "creates_once", lambda _: False)
 
     found = row(store, "store")
     assert not found["ok"]
-    assert "only one driver at a time" in found["found"]
+    assert "one run at a time may use it, and a second is refused" in found["found"]
+
+
+def test_what_readers_set_aside_is_found(store):
+    assert row(store, "damage")["ok"]
+    store.write("damaged/abc", b"wards")
+
+    found = row(store, "damage")
+    assert not found["ok"]
+    assert "1 set aside" in found["found"] and "abc" in found["found"]
 
 
 def test_a_full_disk_is_found(store, monkeypatch):

@@ -360,7 +360,7 @@ def _one() -> None:
 def test_a_step_whose_driver_died_is_taken_over(store):
     nodes = nodes_of(_one)
     dead = {**owner(), "start": "1", "until": 9e12}
-    store.write(f"leases/{nodes[0]['key']}.0", json.dumps(dead).encode())
+    store.write(f"leases/{nodes[0]['key']}/0", json.dumps(dead).encode())
 
     assert execute(store, nodes).ok
 

@@ -11,15 +11,16 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from components import files
-from components.errors import DataError
+from components import files, places
 from components.files import keep
 from components.plain import encode
 from pipelines.engine import store as store_module
-from pipelines.engine.store import Store, StoreError, owner
+from pipelines.engine.store import COLLECTOR, Store, StoreError, owner
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_a_full_disk_ends_in_one_line(store, monkeypatch):
 
 
 def test_a_store_that_may_not_be_written_ends_in_one_line(store, monkeypatch):
-    monkeypatch.setattr(store_module, "write_atomically", _forbidden)
+    monkeypatch.setattr(places, "write_atomically", _forbidden)
 
     with pytest.raises(StoreError, match="must be writable, but Permission denied. Pass --store"):
         store.write("keys/a.json", b"{}")
@@ -125,28 +126,31 @@ def test_the_first_to_say_what_a_key_made_is_right(store):
     assert store.manifest("k") == {"result": 1}
 
 
-def test_a_damaged_object_is_refused_and_set_aside(store):
-    file = keep("words.txt", b"words")
-    path = Path(store.address) / files.where(file.digest)
-    path.write_bytes(b"wards")
-    files._verified.discard(file.digest)
-
-    with pytest.raises(DataError, match="was damaged and is set aside. Run again"):
-        file.read()
-    assert not path.exists()
-    assert path.with_suffix(".damaged").read_bytes() == b"wards"
-
-
-def test_what_made_a_damaged_object_is_forgotten_so_that_it_is_made_anew(store):
+@pytest.mark.parametrize("address", ["{tmp}/store", "memory://forgets"], ids=["disk", "bucket"])
+def test_what_made_a_damaged_object_is_forgotten_so_that_it_is_made_anew(address, tmp_path, monkeypatch):
+    store = Store(address.format(tmp=tmp_path))
+    monkeypatch.setenv("RAYFIELD_STORE", store.address)
     file = keep("words.txt", b"words")
     store.commit("k", {"result": {"inner": [encode(file)]}})
     store.commit("other", {"result": 3})
-    (Path(store.address) / files.where(file.digest)).unlink()
+    places.write(f"{store.address}/{files.where(file.digest)}", b"wards")
+    with pytest.raises(files.Damaged):
+        file.read()
+    store_module._heard.clear()  # the next run is another process
 
     assert store.manifest("k") is None
     assert store.manifest("other") == {"result": 3}
     keep("words.txt", b"words")
     assert store.commit("k", {"result": {"inner": [encode(file)]}})
+    assert store.manifest("k") is not None
+
+
+def test_a_manifest_that_broke_off_is_set_aside_and_made_anew(store):
+    store.write("keys/k.json", b'{"result": 1')
+
+    assert store.commit("k", {"result": 2})
+    assert store.manifest("k") == {"result": 2}
+    assert store.read("damaged/keys-k.json") == b'{"result": 1'
 
 
 # Leases
@@ -177,7 +181,7 @@ def test_exactly_one_of_many_threads_gets_a_lease(store):
 
 
 def lease_of(store: Store, **who: object) -> None:
-    store.write("leases/k.0", json.dumps({**owner(), "until": time.time() + 3600, **who}).encode())
+    store.write("leases/k/0", json.dumps({**owner(), "until": time.time() + 3600, **who}).encode())
 
 
 def test_a_dead_owners_lease_is_taken_at_once(store):
@@ -212,7 +216,65 @@ def test_a_renewed_lease_goes_on(store):
     assert store.load(lease.path)["until"] > held["until"] + 30
 
 
+def test_a_listing_that_lags_gives_no_second_lease(store, monkeypatch):
+    first = store.lease("k")
+    monkeypatch.setattr(places, "names", lambda _: [])
+
+    assert store.lease("k") is None
+    first.release()
+    assert store.lease("k").epoch == 1
+
+
+def test_a_lease_that_broke_off_is_nobodys(store):
+    store.write("leases/k/0", b'{"host": ')
+
+    assert store.lease("k") is not None
+    assert store.lease("k") is None
+
+
 # Runs
+
+
+def test_a_run_waits_for_the_gc_that_may_not_have_seen_it(store, monkeypatch):
+    collecting = store.lease(COLLECTOR)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        assert store.load("runs/r/run.json"), "the run must be seen before it waits"
+        collecting.release()
+
+    monkeypatch.setattr(store_module.time, "sleep", wait)
+    store.begin("r", {"pipeline": "toy", "owner": owner(), "started": time.time()})
+
+    assert len(waits) == 1
+
+
+def test_where_nothing_can_be_created_once_a_second_run_is_refused(store, monkeypatch):
+    monkeypatch.setattr(places, "creates_once", lambda _: False)
+    record = {"pipeline": "toy", "owner": owner(), "started": time.time()}
+    store.begin("first", record)
+
+    with pytest.raises(StoreError, match="one run at a time may use it, and first does. Wait"):
+        store.begin("second", record)
+
+    store.write("runs/first/run.json", json.dumps({**record, "ended": 1.0}).encode())
+    store.begin("third", {**record, "ended": 1.0})
+
+
+def test_a_store_that_creates_twice_is_found_out(monkeypatch):
+    places.creates_once.cache_clear()
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", _careless(MemoryFileSystem.pipe_file))
+    try:
+        assert not places.creates_once("memory://careless")
+    finally:
+        places.creates_once.cache_clear()
+    assert places.names("memory://careless/probe") == []
+
+
+def _careless(pipe_file: Any) -> Any:
+    """A server that does not know If-None-Match."""
+    return lambda self, path, value, mode="overwrite", **rest: pipe_file(self, path, value, **rest)
 
 
 def test_runs_are_listed_the_newest_first(store):
