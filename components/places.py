@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components.crash import point
 from components.errors import RayfieldError
 
 T = TypeVar("T")
@@ -120,8 +121,10 @@ def create(address: str, data: bytes) -> bool:
 def _create_local(path: Path, data: bytes) -> bool:
     temporary = path.with_name(f".part-{os.getpid()}-{uuid.uuid4().hex}")
     write_atomically(temporary, data)
+    point("places: the bytes of a new name are beside it")
     try:
         os.link(temporary, path)  # a link fails if the name is taken, and shows all of the bytes or none
+        point("places: a new name has its bytes, the part beside it remains")
     except FileExistsError:
         return False
     finally:
@@ -194,7 +197,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
+        point("places: bytes are written, under no name")
         os.replace(temporary, path)
+        point("places: bytes are under their name")
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from components.artifacts import Checkpoint, Scores
+from components.crash import point
 from components.errors import DataError, UsageError
 from components.files import File, keep
 from components.representations.descriptors import Descriptors
@@ -49,6 +50,7 @@ def evaluate(
         cpus = context.resources.get("CPU", 1)
         found = spread(_totals, groups, (family, net, rows), on=on, cpus=cpus)
         parts[split] = [totals for _, totals in sorted(found, key=lambda pair: pair[0])]
+    point("evaluate: measured, nothing said")
     with torch.no_grad():
         pictures = family.figures(net, rows.batch(np.arange(min(SHOWN, len(rows)))))
     for name, picture in pictures.items():
@@ -67,6 +69,7 @@ def evaluate(
     )
     context.log({f"test_{n}": v for n, v in scores.test.items()} | {f"val_{n}": v for n, v in scores.val.items()}, 0)
     context.note({f"error_{n}": v for n, v in scores.error.items()})
+    point("evaluate: scored, nothing committed")
     return scores
 
 

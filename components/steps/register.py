@@ -23,6 +23,7 @@ from safetensors.numpy import load as load_arrays
 
 import components
 from components.artifacts import Checkpoint, Gate, Model, Scores
+from components.crash import point
 from components.errors import RayfieldError, UsageError
 from components.files import digest_of, tracking_uri
 from components.plain import canonical, encode
@@ -75,20 +76,26 @@ def is_down(error: Exception) -> bool:
 def _transaction(
     scores: Scores, checkpoint: Checkpoint, name: str, gate: Gate, force: bool, key: str, context: Context
 ) -> Model:
+    point("register: before anything")
     api = client()
     _ensure_model(api, name)
+    point("register: the model has its name, no version")
     tested = test_list(scores)
     champion = _champion(api, name)
     reasons = gate.failures(scores.test) + _worse(scores, tested, champion, key)
     version = _version(api, name, key) or _create(api, scores, checkpoint, name, key, tested)
     verdict = "PROMOTE" if not reasons or force else "REJECT" if gate.failures(scores.test) else "HOLD"
     tags = {"rayfield.verdict": verdict, "rayfield.evidence": json.dumps({"reasons": reasons, "forced": force})}
+    point("register: the version is there, no verdict")
     for tag, value in tags.items():
         api.set_model_version_tag(name, version, tag, value)
+    point("register: the verdict is written, no alias moved")
     if verdict == "PROMOTE" and (champion is None or str(champion.version) != version):
         if champion is not None:
             api.set_registered_model_alias(name, "previous", champion.version)
+            point("register: `previous` moved, `champion` not yet")
         api.set_registered_model_alias(name, "champion", version)
+        point("register: `champion` moved")
     context.note({"verdict": verdict, "version": version, "reasons": reasons})
     return Model(name, str(version), verdict, tuple(reasons), f"models:/{name}/{version}", key)
 
@@ -181,6 +188,7 @@ def _create(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: st
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         info = _upload(api, scores, checkpoint, name, key, Path(folder))
+    point("register: uploaded, no version")
     tags = {
         "rayfield.key": key,
         "rayfield.test": tested,
@@ -200,8 +208,8 @@ def _upload(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: st
     (folder / "MODEL_CARD.md").write_text(model_card(scores, checkpoint, name, key))
     question = example(scores)
     pins = [f"{p}=={metadata.version(p).partition('+')[0]}" for p in ("mlflow", *NEEDED)]
-    run = api.create_run(experiment(api, "models"), run_name=f"{name} {key[:8]}", tags={"rayfield.key": key})
-    with mlflow.start_run(run_id=run.info.run_id):
+    with mlflow.start_run(run_id=_run(api, name, key)):
+        point("register: its MLflow run is open, nothing uploaded")
         mlflow.log_metrics({f"test_{n}": v for n, v in scores.test.items() if v == v})
         return mlflow.pyfunc.log_model(
             name=name,
@@ -212,6 +220,14 @@ def _upload(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: st
             input_example=question,
             pip_requirements=pins,
         )
+
+
+def _run(api: Any, name: str, key: str) -> str:
+    """The MLflow run that holds a key's upload: one that a killed process opened is gone on with, and so closed."""
+    place = experiment(api, "models")
+    found = api.search_runs([place], f"tags.`rayfield.key` = '{key}'", max_results=1)
+    run = found[0] if found else api.create_run(place, run_name=f"{name} {key[:8]}", tags={"rayfield.key": key})
+    return str(run.info.run_id)
 
 
 def _code(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from components import files, places
 from components.artifacts import Checkpoint
+from components.crash import point
 from components.errors import DataError
 from components.family import Family
 from components.files import keep
@@ -117,19 +118,23 @@ class Training:
     def _loop(self, learner: Learner, held: Rows) -> None:
         family, clock = learner.family, Clock(self.save)
         validations = {round(family.steps * (n + 1) / VALIDATIONS) for n in range(VALIDATIONS)}
+        point("train: before its first update")
         for logged in learner.run():
+            point("train: updated")
             step = learner.state.step
             self.log.update(step, logged)
             self.log.cut(learner.state.pieces)
             if step in validations and family.quiet(step):
                 self.log.validate(step, parts_over_workers(learner, held), learner)
                 self.log.watch(step, learner, held)
+                point("train: validated")
             if learner.world.rank == 0 and clock.struck():
                 self.log.save(learner)
 
     def _checkpoint(self, learner: Learner, device: torch.device) -> Checkpoint:
         family, log = learner.family, self.log
         weights = log.best or weights_of(learner)
+        point("train: at the end, no weights kept")
         log.finish(learner)
         return Checkpoint(
             family=family,
@@ -249,10 +254,13 @@ class Log:
         scratch, step = self.context.scratch, learner.state.step
         if self.best:
             places.write(f"{scratch}/best-{self.chosen}.safetensors", self.best)
+            point("train: the best weights are saved, not the curves")
         score = None if self.best_score != self.best_score else self.best_score
         said = {"lines": self.lines, "chosen": self.chosen, "best_score": score}
         places.write(f"{scratch}/log-{step}.json", json.dumps(said).encode())
+        point("train: the curves are saved, not the state")
         places.write(f"{scratch}/state.safetensors", learner.dump())
+        point("train: the state is saved")
 
     def finish(self, learner: Learner) -> None:
         """Keeps the files that a person takes away."""

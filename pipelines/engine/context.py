@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from components.crash import point
 from components.files import keep
 from components.plain import decode, encode
 from pipelines.engine.keys import digest, in_key, ingredients, modules_of
@@ -76,7 +77,9 @@ class Running:
         return None if manifest is None else decode(manifest["result"])
 
     def remember(self, key: str, artifact: Any) -> None:
+        point("context: a part is made, not remembered")
         self.store.commit(key, {"part_of": self.step_key, "result": encode(artifact), "when": time.time()})
+        point("context: a part is remembered")
 
     def _say(self, **line: Any) -> None:
         self.waiting.append({"time": time.time(), **line})
@@ -88,9 +91,11 @@ class Running:
         lines, self.waiting = _without_old_progress(self.waiting), []
         self.flushed = time.monotonic()
         if lines:
+            point("context: lines wait")
             name = f"runs/{self.run}/events/{self.step_key}/{self.writer}-{self.written:06d}.jsonl"
             self.store.write(name, "".join(json.dumps(line) + "\n" for line in lines).encode())
             self.written += 1
+            point("context: lines are written")
 
 
 def _without_old_progress(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
