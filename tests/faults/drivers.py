@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -62,6 +63,40 @@ def ended(process: Any, seconds: float = 300.0) -> int:
 
 def drive(folder: str, number: int, words: list[str], settings: Mapping[str, str]) -> None:
     """Runs the command line as driver `number` of a case, until it ends or is killed."""
+    place = _settle(folder, number, settings)
+    from components import crash
+    from pipelines.cli import main
+
+    watch(place, number)
+    try:
+        main([*words, "--store", str(place / "store"), "--json"], standalone_mode=True)
+    finally:
+        (place / f"points-{number}").write_text(str(crash._met["*"]))
+
+
+def alone(folder: str, number: int, words: list[str], settings: Mapping[str, str]) -> None:
+    """The same without MLflow and in this process: for steps of which nothing is to be logged."""
+    from pipelines.engine import running
+    from pipelines.engine.executors import Here
+
+    running.OnRay = Here
+    on_ray(folder, number, words, settings)
+
+
+def on_ray(folder: str, number: int, words: list[str], settings: Mapping[str, str]) -> None:
+    """A driver whose steps run on Ray: on the cluster of RAY_ADDRESS, or on one of its own."""
+    place = _settle(folder, number, settings)
+    from pipelines.cli import main
+    from pipelines.engine import running
+
+    running.Tracker.start = lambda self: None
+    running.Tracker.finish = lambda self: ""
+    time.sleep(max(0.0, float(settings.get("FAULTS_BEGIN", 0)) - time.time()))
+    main([*words, "--store", str(place / "store"), "--json"], standalone_mode=True)
+
+
+def _settle(folder: str, number: int, settings: Mapping[str, str]) -> Path:
+    """Has this process use a case's own store, database and output."""
     place = Path(folder)
     os.environ.update(settings)
     os.environ["RAYFIELD_STORE"] = str(place / "store")
@@ -71,14 +106,7 @@ def drive(folder: str, number: int, words: list[str], settings: Mapping[str, str
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    from components import crash
-    from pipelines.cli import main
-
-    watch(place, number)
-    try:
-        main([*words, "--store", str(place / "store"), "--json"], standalone_mode=True)
-    finally:
-        (place / f"points-{number}").write_text(str(crash._met["*"]))
+    return place
 
 
 def watch(place: Path, number: int) -> None:
