@@ -49,7 +49,8 @@ def test_eight_drivers_of_eight_runs_do_the_work_once(server, toy):
     assert calls(toy) == [str(number) for number in range(6)]
 
     records = [record for _, record in Store(str(toy / "store")).runs()]
-    assert [record["code"] for record in records] == [0] * DRIVERS
+    assert records  # a driver that came when all was done made none
+    assert {record["code"] for record in records} == {0}
 
 
 def test_eight_drivers_of_one_run_do_the_work_once_and_leave_one_record(server, toy):
