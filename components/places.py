@@ -110,7 +110,7 @@ def create(address: str, data: bytes) -> bool:
         except Exception as error:
             if _is_refusal(error):
                 # a time-out may come after success: what is there is ours if it says what we say
-                return unsure and bytes(system.cat_file(path)) == data
+                return unsure and any(bytes(system.cat_file(path)) == data for _ in range(3))
             unsure = unsure or is_transient(error)
             raise
 
