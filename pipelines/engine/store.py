@@ -199,6 +199,10 @@ class Lease:
         until = time.time() + self.seconds if until is None else until
         return json.dumps({**owner(), "until": until, "nonce": self.nonce}).encode()
 
+    def lasts(self) -> bool:
+        """Whether nobody else has had the right since."""
+        return max(int(n) for n in self.store.names(f"leases/{self.name}") if n.isdigit()) == self.epoch
+
     def renew(self) -> None:
         self.store.write(self.path, self.said())
 
