@@ -7,7 +7,8 @@ by its digests, wherever they stand in those files: what looks like a reference 
 A pipeline may run meanwhile. The collector takes its lease before it looks for runs, and a run writes its record before
 it looks for a collector (`Store.begin`): so every living run is seen, and its keys are kept, and whatever any step has
 remembered of its parts. An object that no manifest names yet is spared while it is young, and `keep` makes an old one
-young again; the last look at its age is taken when it is out of reach on a disk, a moment before its removal in a bucket.
+young again; the last look at its age is taken when it is out of reach on a disk, or a moment before its removal in a
+bucket.
 """
 
 import json
