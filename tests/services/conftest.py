@@ -1,0 +1,79 @@
+"""
+The services, each started once for all tests that need it, and torn down with its data.
+"""
+
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components import places
+from tests.services.servers import Mlflow, Postgres, Seaweed
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """A folder that PostgreSQL's own user may enter: pytest's are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="rayfield-services-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def seaweed(folder: Path) -> Iterator[Seaweed]:
+    server = Seaweed(folder / "s3")
+    try:
+        server.start()
+        os.environ.update(server.client())
+        for bucket in ("rayfield", "mlflow"):
+            make_bucket(bucket)
+        yield server
+    finally:
+        server.kill()
+        for name in server.client():
+            os.environ.pop(name, None)
+
+
+def make_bucket(name: str) -> None:
+    """A bucket; the server answers a little before it can make one."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            places._system(f"s3://{name}")[0].mkdir(name)
+            return
+        except Exception:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def postgres(folder: Path) -> Iterator[Postgres]:
+    server = Postgres(folder / "postgres")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def mlflow(folder: Path, seaweed: Seaweed, postgres: Postgres) -> Iterator[Mlflow]:
+    server = Mlflow(folder / "mlflow", database=postgres.uri, artifacts="s3://mlflow/artifacts", s3=seaweed.client())
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def bucket(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a store of this test alone, in a bucket of a real S3 server."""
+    address = f"s3://rayfield/{uuid.uuid4().hex[:8]}"
+    monkeypatch.setenv("RAYFIELD_STORE", address)
+    return address
