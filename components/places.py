@@ -36,7 +36,9 @@ sleep = time.sleep
 
 
 class Unreachable(RayfieldError, ConnectionError):
-    """A store's server does not answer, or fails again and again."""
+    """A store's server does not answer, or fails again and again: what was done is safe, and the rest continues."""
+
+    code = 5
 
 
 @dataclass(frozen=True)

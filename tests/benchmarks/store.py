@@ -1,8 +1,8 @@
 """
 The store as it grows: 1,000 to 10,000 artifacts kept, committed, looked up, leased and collected.
 
-    python -m tests.benchmarks.store                 on disk, beside a plain loop of file writes
-    python -m tests.benchmarks.store s3://bucket/x   in a bucket, beside a plain loop of uploads
+    python -m tests.benchmarks.store           on disk, beside a plain loop of file writes
+    python -m tests.benchmarks.store --s3      in a bucket of a SeaweedFS that it starts, beside a plain loop of uploads
 
 An artifact is a step's: one object of 1 KiB, one manifest that names it. Numbers are milliseconds an artifact; what
 matters is that they do not grow with the store.
@@ -97,12 +97,22 @@ def main(address: str) -> None:
     assert store.manifest(key(0)) is not None and store.manifest(key(SIZES[-1] - 1)) is None
 
 
+def in_bucket(folder: Path) -> None:
+    from tests.services.servers import Seaweed, bucket
+
+    server = Seaweed(folder / "s3")
+    try:
+        server.start()
+        os.environ.update(server.client())
+        bucket("bench")
+        main("s3://bench/store")
+    finally:
+        server.kill()
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(sys.argv[1])
-    else:
-        folder = tempfile.mkdtemp(prefix="rayfield-bench-")
-        try:
-            main(str(Path(folder).resolve()))
-        finally:
-            shutil.rmtree(folder)
+    folder = Path(tempfile.mkdtemp(prefix="rayfield-bench-"))
+    try:
+        in_bucket(folder) if "--s3" in sys.argv else main(str(folder / "store"))
+    finally:
+        shutil.rmtree(folder)

@@ -4,15 +4,14 @@ The services, each started once for all tests that need it, and torn down with i
 
 import os
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from components import places
 from tests.services.servers import Mlflow, Postgres, Seaweed
+from tests.services.servers import bucket as make_bucket
 
 
 @pytest.fixture(scope="session")
@@ -29,26 +28,13 @@ def seaweed(folder: Path) -> Iterator[Seaweed]:
     try:
         server.start()
         os.environ.update(server.client())
-        for bucket in ("rayfield", "mlflow"):
-            make_bucket(bucket)
+        make_bucket("rayfield")
+        make_bucket("mlflow")
         yield server
     finally:
         server.kill()
         for name in server.client():
             os.environ.pop(name, None)
-
-
-def make_bucket(name: str) -> None:
-    """A bucket; the server answers a little before it can make one."""
-    until = time.monotonic() + 60
-    while True:
-        try:
-            places._system(f"s3://{name}")[0].mkdir(name)
-            return
-        except Exception:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.5)
 
 
 @pytest.fixture(scope="session")

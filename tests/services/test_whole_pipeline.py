@@ -74,7 +74,7 @@ def ran(seaweed: Seaweed, mlflow: Mlflow, tmp_path_factory: pytest.TempPathFacto
         driver = subprocess.Popen(command("run", words), cwd=ROOT, env=environment, stdout=out, stderr=err)
         try:
             outages(store, seaweed, mlflow, driver)
-            code = driver.wait(timeout=300)
+            code = driver.wait(timeout=900)
         finally:
             driver.kill()
     said = (folder / "err").read_text()
@@ -99,7 +99,7 @@ def outages(store: Store, seaweed: Seaweed, mlflow: Mlflow, driver: "subprocess.
         steps = [line.get("step", 0) for k in trains for _, ls in events(store, runs[0], k, set()) for line in ls]
         return max(steps, default=0)
 
-    wait_until(lambda: logged() > 100, seconds=240)
+    wait_until(lambda: logged() > 100, seconds=900)
     seaweed.kill()
     seaweed.start()
     before = logged()

@@ -3,6 +3,7 @@ gc: whatever a kept run or a running one needs stays, and the rest goes, in ever
 """
 
 import json
+import math
 import os
 import time
 from collections import defaultdict
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from components import places
 from components.files import digest_of, keep, where
 from components.plain import encode
+from pipelines.cli import main
 from pipelines.engine import gc as gc_module
 from pipelines.engine.gc import DAY, Busy, Keeping, Survey, collect, sweep
 from pipelines.engine.store import COLLECTOR, Store, owner
@@ -249,6 +252,23 @@ def test_a_bucket_is_collected_as_a_disk_is(monkeypatch):
     assert store.names("runs") == ["2"]
 
 
+def test_the_command_says_what_went_in_words_and_in_json(store):
+    make(store, "1", "a")
+    make(store, "2", "b")
+    said = CliRunner().invoke(main, ["gc", "--keep", "1", "--dry-run", "--store", store.address])
+    assert said.exit_code == 0 and "files would be removed" in said.stderr and has(store, "a")
+
+    told = json.loads(CliRunner().invoke(main, ["gc", "--keep", "1", "--json", "--store", store.address]).stdout)
+    assert told["total"]["files"] == 3 and told["objects"] == {"files": 1, "bytes": 1}
+    assert not has(store, "a")
+
+
+def test_one_option_says_which_runs_are_kept(store):
+    said = CliRunner().invoke(main, ["gc", "--keep", "1", "--older-than", "7", "--store", store.address])
+
+    assert said.exit_code == 2 and "Pass one" in said.stderr
+
+
 class Interleaved(RuleBasedStateMachine):
     """
     Pipelines that run, end and die while gc surveys and sweeps; a model says what each still needs.
@@ -257,8 +277,9 @@ class Interleaved(RuleBasedStateMachine):
     yet, and what they recalled of parts: all of it must be there whenever it is looked for.
     """
 
-    runs = Bundle("runs")
-    names = st.integers(0, 2)
+    contents = st.integers(0, 2)
+    which = st.integers(0, 1)
+    """one of the living runs"""
 
     def __init__(self) -> None:
         super().__init__()
@@ -269,59 +290,65 @@ class Interleaved(RuleBasedStateMachine):
         self.alive: dict[str, set[int]] = {}
         self.all: dict[str, set[int]] = {}
         self.flight: dict[str, dict[int, float]] = defaultdict(dict)
-        """run -> content -> hours since it was kept"""
+        """run -> content -> hours since it was kept; minus infinity for what was recalled"""
         self.found: dict[int, set[int]] = {}
         """committed key -> its contents"""
         self.plan: list[Any] | None = None
 
+    def living(self, which: int) -> str:
+        return sorted(self.alive)[which % len(self.alive)]
+
     # What pipelines do
 
-    @precondition(lambda self: self.plan is None)  # a run that begins waits for a gc: Store.begin
-    @rule(target=runs, keys=st.sets(names, min_size=1, max_size=3))
-    def begin(self, keys: set[int]) -> str:
+    # a run that begins waits for a gc: Store.begin
+    @precondition(lambda self: self.plan is None and len(self.alive) < 2)
+    @rule(keys=st.sets(contents, min_size=1, max_size=2))
+    def begin(self, keys: set[int]) -> None:
         self.count += 1
         run = f"{self.count:04d}"
         self.store.begin(run, record([key(k) for k in keys], ended=None))
         self.alive[run] = self.all[run] = keys
-        for k in list(self.found):
-            if self.store.manifest(key(k)) is None:
-                del self.found[k]
-        return run
+        self.found = {k: made for k, made in self.found.items() if self.store.manifest(key(k)) is not None}
 
-    @rule(run=runs, content=names)
-    def keep_something(self, run: str, content: int) -> None:
-        if run in self.alive:
-            keep(f"{content}.txt", b"content %d" % content)
-            self.flight[run][content] = 0.0
+    @precondition(lambda self: self.alive)
+    @rule(which=which, content=contents)
+    def keep_something(self, which: int, content: int) -> None:
+        keep(f"{content}.txt", b"content %d" % content)
+        self.flight[self.living(which)][content] = 0.0
 
-    @rule(run=runs, part=st.just(10))
-    def remember(self, run: str, part: int) -> None:
-        if run in self.alive and self.flight[run]:
-            files = [encode(keep("x", b"content %d" % c)) for c in self.flight[run]]
-            self.store.commit(key(part), {"part_of": key(min(self.alive[run])), "result": files})
+    @precondition(lambda self: self.alive)
+    @rule(which=which, content=contents)
+    def remember_a_part(self, which: int, content: int) -> None:
+        parent = key(min(self.alive[self.living(which)]))
+        made = [encode(keep("x", b"content %d" % content))]
+        self.store.commit(key("part"), {"part_of": parent, "result": made})
 
-    @rule(run=runs, part=st.just(10))
-    def recall(self, run: str, part: int) -> None:
-        if run in self.alive and (found := self.store.load(f"keys/{key(part)}.json")):
-            # what it names is old, and is in no manifest of this run's yet
+    @precondition(lambda self: self.alive)
+    @rule(which=which)
+    def recall_a_part(self, which: int) -> None:
+        if found := self.store.load(f"keys/{key('part')}.json"):
             contents = [c for c in range(3) for file in found["result"] if file["digest"] == digest(c)]
             assert all(self.is_there(c) for c in contents)
-            self.flight[run].update(dict.fromkeys(contents, -9000000000.0))
+            # what it names may be old, and is in no manifest of this run's yet
+            self.flight[self.living(which)].update(dict.fromkeys(contents, -math.inf))
 
-    @rule(run=runs)
-    def commit(self, run: str) -> None:
-        open_ = [k for k in self.alive.get(run, ()) if k not in self.found]
+    @precondition(lambda self: self.alive)
+    @rule(which=which)
+    def commit(self, which: int) -> None:
+        run = self.living(which)
+        open_ = [k for k in self.alive[run] if k not in self.found]
         if open_ and self.flight[run]:
-            made = [encode(file_of(c)) for c in self.flight[run]]
-            self.store.commit(key(open_[0]), {"result": made})
+            self.store.commit(key(open_[0]), {"result": [encode(file_of(c)) for c in self.flight[run]]})
             self.found[open_[0]] = set(self.flight.pop(run))
 
-    @rule(run=runs, how=st.sampled_from(["ends", "dies"]))
-    def stop(self, run: str, how: str) -> None:
-        if keys := self.alive.pop(run, None):
-            dead = {"owner": {**owner(), "start": "1"}, "ended": None} if how == "dies" else {}
-            self.store.write(f"runs/{run}/run.json", json.dumps(record([key(k) for k in keys], **dead)).encode())
-            self.flight.pop(run, None)
+    @precondition(lambda self: self.alive)
+    @rule(which=which, how=st.sampled_from(["ends", "dies"]))
+    def stop(self, which: int, how: str) -> None:
+        run = self.living(which)
+        keys = self.alive.pop(run)
+        dead = {"owner": {**owner(), "start": "1"}, "ended": None} if how == "dies" else {}
+        self.store.write(f"runs/{run}/run.json", json.dumps(record([key(k) for k in keys], **dead)).encode())
+        self.flight.pop(run, None)
 
     @rule(hours=st.sampled_from([3, 20, 30]))
     def wait(self, hours: float) -> None:
@@ -329,7 +356,7 @@ class Interleaved(RuleBasedStateMachine):
         for run, kept in self.flight.items():
             older = {c: age + hours for c, age in kept.items()}
             # from `keep` to the manifest a step takes less than GRACE - FRESH
-            self.flight[run] = {} if any(age > 22 for age in older.values()) else older
+            self.flight[run] = {c: age for c, age in older.items() if age <= 22}
 
     # What gc does
 
