@@ -50,7 +50,7 @@ class File:
         if not is_remote(root()):
             return self.path().read_bytes()
         address = f"{root()}/{where(self.digest)}"
-        for _ in range(2):  # what was damaged on the way is read again
+        for _ in range(3):  # what was damaged on the way is read again
             data = places.read(address)
             if data is None or digest_of(data) == self.digest:
                 break

@@ -166,4 +166,4 @@ def unpack(package: bytes, folder: Path) -> None:
         for member in archive:
             content = archive.extractfile(member) if member.name.endswith(".sh3f") else None
             if content:
-                files.write_atomically(folder / Path(member.name).name, content.read())
+                places.write_atomically(folder / Path(member.name).name, content.read())
