@@ -24,6 +24,9 @@ from components.steps import stream
 from components.steps.preprocess import Streamed, Work, preprocess
 from components.steps.stream import Feed, _columns, _empty, check, first_rows, shard_rows
 from components.steps.train import Training, train
+from pipelines.engine.context import Running
+from pipelines.engine.drawing import Node, draw
+from pipelines.engine.store import Store
 from tests.meshes import small_pointnet, small_voxnet, write_shapes
 
 
@@ -218,3 +221,46 @@ def test_too_large_a_table_is_streamed_again_after_the_pass(source, shard, monke
     trained(source, shard, Printing())
 
     assert shard.passes > 2
+
+
+# In a pipeline
+
+
+def drawn(after: bool, source: Folder) -> dict[str, Node]:
+    def pipeline() -> None:
+        family = small_voxnet()
+        checkpoint = train(family, preprocess.stream(source, family.representation()))
+        preprocess(source, [family.representation()], after=checkpoint if after else None)
+
+    return {node.title: node for node in draw(pipeline, {}, {}).nodes.values()}
+
+
+def test_a_table_that_waits_for_a_stream_has_the_key_of_one_that_does_not(tmp_path):
+    source = Folder(root=str(write_shapes(tmp_path / "shapes")))
+    waits, alone = drawn(True, source), drawn(False, source)
+    (table,) = (node for node in waits.values() if node.step.endswith(":preprocess"))
+
+    assert table.needs == (waits["train voxnet"].key,)
+    assert alone["preprocess"].needs == ()
+    assert table.key == alone["preprocess"].key
+    assert waits["train voxnet"].key == alone["train voxnet"].key
+
+
+def test_another_source_is_another_training(tmp_path):
+    one = drawn(False, Folder(root=str(write_shapes(tmp_path / "one"))))
+    other = drawn(False, Folder(root=str(write_shapes(tmp_path / "other", each=9))))
+    moved = drawn(False, Folder(root=str(write_shapes(tmp_path / "elsewhere"))))
+
+    assert one["train voxnet"].key != other["train voxnet"].key
+    assert one["train voxnet"].key == moved["train voxnet"].key
+
+
+def test_a_shard_has_one_key_whichever_step_makes_it(tmp_path):
+    source = Folder(root=str(write_shapes(tmp_path / "shapes")))
+    store = Store(str(tmp_path / "store"))
+    steps = ("components.steps.train",), ("components.steps.preprocess",)
+    one, other = (
+        Work.of(source, [FAMILY.representation()], Running(store, "run", "key", step, 0, {})) for step in steps
+    )
+
+    assert one.keys == other.keys
