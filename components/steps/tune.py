@@ -19,7 +19,7 @@ from components.family import Family
 from components.files import File, keep
 from components.step import Context, step
 from components.steps.optuna_search import search as long_search
-from components.steps.train import judged
+from components.steps.stream import judged
 from components.table import Table
 from components.training import Learner, evaluate
 

@@ -68,9 +68,9 @@ class Running:
     def progress(self, done: float, total: float, unit: str = "") -> None:
         self._say(kind="progress", done=done, total=total, unit=unit)
 
-    def key(self, **parts: Any) -> str:
+    def key(self, *, of: str = "", **parts: Any) -> str:
         counted = {name: in_key(value) for name, value in parts.items()}
-        return digest(ingredients(modules_of(parts) | set(self.modules), counted, self.seed))
+        return digest(ingredients(modules_of(parts) | ({of} if of else set(self.modules)), counted, self.seed))
 
     def recall(self, key: str) -> Any:
         manifest = self.store.manifest(key)
