@@ -52,8 +52,10 @@ def _run(request: Any, store: Any, as_json: bool) -> int:
     found = nodes(request, store)
     manifests = statuses(found, store)
     if not all(manifests.values()):
+        from pipelines.engine.forecast import check
         from pipelines.engine.running import execute
 
+        check(found, manifests)
         return execute(request, found, store, as_json)
     from pipelines.engine.display import results
 

@@ -162,8 +162,8 @@ def title_of(step: Step, arguments: Mapping[str, Any], nodes: Mapping[str, Node]
 def resources_of(arguments: Mapping[str, Any]) -> dict[str, float]:
     """What the step's own workers will take, in Ray's words."""
     workers, gpus = arguments.get("workers", 0), arguments.get("gpus", 0)
-    least = workers[0] if isinstance(workers, tuple) else workers
-    if not isinstance(least, int) or isinstance(least, Handle):
+    least = workers[0] if isinstance(workers, list | tuple) else workers
+    if not isinstance(least, int):
         return {}
     return {"CPU": float(least), "GPU": float((gpus or 0) * max(least, 1))}
 

@@ -201,7 +201,7 @@ def test_a_source_that_the_pipeline_makes_itself_is_watched_as_well(tmp_path, sh
 
 
 def test_a_plan_holds_the_code_that_its_steps_share_once(request_, store):
-    request_.pipeline.write_text(MINE + '    preprocess(source, [VoxNet(resolution=16).representation()])\n')
+    request_.pipeline.write_text(MINE + "    preprocess(source, [VoxNet(resolution=16).representation()])\n")
     found = drawn(request_, store)
 
     assert len(found) == 2
