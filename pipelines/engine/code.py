@@ -212,12 +212,18 @@ def _versions(imported: tuple[str, ...]) -> dict[str, str]:
     One that is not installed here has the version that is locked: a machine with a GPU has gsplat, a laptop has not,
     and both give a step the same key.
     """
-    by_import, found = metadata.packages_distributions(), dict[str, str]()
+    found: dict[str, str] = {}
     for name in imported:
-        for package in by_import.get(name) or [name]:
+        for package in _packages().get(name) or [name]:
             normal = package.lower().replace("_", "-")
             found[normal] = (_installed(package) or locked().get(normal) or _unpackaged(name)).partition("+")[0]
     return dict(sorted(found.items()))
+
+
+@cache
+def _packages() -> Mapping[str, list[str]]:
+    """Import -> the packages that bring it: the file lists of everything that is installed, a second's reading."""
+    return metadata.packages_distributions()
 
 
 def _installed(package: str) -> str:

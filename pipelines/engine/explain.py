@@ -6,7 +6,7 @@ store, so what changed is named down to the function; what a source had lies in 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -47,12 +47,19 @@ class History:
             self.held[key] = self.store.manifest(key)
         return self.held[key]
 
-    def nearest(self, node: Mapping[str, Any], place: int, before: float = float("inf")) -> Manifest | None:
-        """The earlier result of the same step that differs least from a node; of equals the one in its place."""
-        known = [(key, there) for key, there in self.keys.get((node["step"], node["title"]), []) if key != node["key"]]
+    def nearest(
+        self, node: Mapping[str, Any], place: int, own: Manifest | None, beside: Container[str]
+    ) -> Manifest | None:
+        """
+        The earlier result of the same step that differs least from a node; of equals the one in its place.
+
+        What its own run made is not earlier, nor what stands `beside` it in the plan.
+        """
+        known = [pair for pair in self.keys.get((node["step"], node["title"]), []) if pair[0] not in beside]
         known.sort(key=lambda pair: pair[1] != place)
-        made = (self.manifest(key) for key, _ in known)
-        near = list(islice((one for one in made if one and one["when"] < before), NEAR))
+        made = (one for one in (self.manifest(key) for key, _ in known) if one)
+        earlier = (one for one in made if not own or (one["when"] < own["when"] and one["run"] != own["run"]))
+        near = list(islice(earlier, NEAR))
         return min(near, key=lambda one: _distance(one["ingredients"], node["ingredients"]), default=None)
 
 
@@ -115,8 +122,7 @@ class Reasons:
 
     def earlier(self, node: Mapping[str, Any]) -> Manifest | None:
         """The result that a node is compared with."""
-        own = self.manifests[node["key"]]
-        return self.history.nearest(node, self.place[node["key"]], own["when"] if own else float("inf"))
+        return self.history.nearest(node, self.place[node["key"]], self.manifests[node["key"]], self.by_key)
 
     def waits(self, node: Mapping[str, Any]) -> list[str]:
         """The steps that must run before it."""
@@ -126,7 +132,7 @@ class Reasons:
         """Why it would run, in a phrase."""
         if waited := self.waits(node):
             return f"needs {waited[0]}" + (f" and {len(waited) - 1} more" if len(waited) > 1 else "")
-        said = self.all(node)
+        said = self.all(node) or ["another result of what it needs"]
         return said[0] + (f", and {len(said) - 1} more" if len(said) > 1 else "")
 
     def all(self, node: Mapping[str, Any]) -> list[str]:
@@ -134,7 +140,7 @@ class Reasons:
         before = self.earlier(node)
         if before is None:
             return ["new"]
-        return list(self.differences(before, node)) or ["what it made is gone from the store"]
+        return list(self.differences(before, node))
 
     def differences(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
         """What differs of two results, then what differs of what they were made of; each phrase once."""
