@@ -62,13 +62,19 @@ def path_of(name: str) -> Path | None:
 
 @cache
 def _parsed(path: str, stamp: tuple[int, int]) -> Text:
-    tree = ast.parse(Path(path).read_bytes())
+    inside = Path(path).is_relative_to(ROOT)
+    return _read(Path(path).read_bytes(), str(Path(path).relative_to(ROOT)) if inside else path)
+
+
+@cache
+def _read(data: bytes, path: str) -> Text:
+    tree = ast.parse(data)
     names, texts = set[str](), set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            whole = _absolute(node, Path(path))
+            whole = _absolute(node, path)
             names |= {whole} | {f"{whole}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
             texts.add(node.value)
@@ -122,11 +128,11 @@ def _name(statement: ast.stmt) -> str:
     return "imports" if isinstance(statement, ast.Import | ast.ImportFrom) else "statements"
 
 
-def _absolute(node: ast.ImportFrom, path: Path) -> str:
+def _absolute(node: ast.ImportFrom, path: str) -> str:
     """The module that is imported from: `from .base import x` in components/steps/a.py is components.steps.base."""
-    if not node.level or not path.is_relative_to(ROOT):
+    if not node.level or os.path.isabs(path):
         return node.module or ""
-    package = path.relative_to(ROOT).parts[: -node.level]
+    package = Path(path).parts[: -node.level]
     return ".".join([*package, *([node.module] if node.module else [])])
 
 

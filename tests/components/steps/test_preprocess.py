@@ -96,9 +96,21 @@ def test_a_new_asset_makes_one_shard_anew_and_leaves_the_others_bit_for_bit(monk
     remembered = set(context.remembered)
     after = {file.digest for file in run(more, LENGTHS, context=context).sets[0].shards}
 
-    assert len(before) == len(after) == 8
+    assert len(before) == len(after) > 4
     assert len(after - before) == 1
     assert len(set(context.remembered) - remembered) == 1
+
+
+def test_a_growing_source_makes_one_shard_anew_or_two_where_one_is_halved(monkeypatch):
+    monkeypatch.setattr(module, "SHARD", 4)
+    ids = tuple(f"text-{n}" for n in range(120))
+    before: set[tuple[str, ...]] = set()
+    for count in range(1, len(ids) + 1):
+        now = {tuple(asset.id for asset in group) for group in shards(Texts(ids=ids[:count]).rows())}
+
+        assert (len(now - before), len(before - now)) in {(1, 0), (1, 1), (2, 1)}
+        assert max(map(len, now)) <= 6
+        before = now
 
 
 def test_a_killed_preprocessing_makes_only_the_shards_that_it_had_not(monkeypatch):
@@ -131,7 +143,8 @@ def test_every_asset_is_in_one_shard_whatever_the_order():
 
     assert one == other
     assert sorted(a.id for group in one for a in group) == sorted(a.id for a in assets)
-    assert len(one) == 8
+    assert all(len(group) <= 1.5 * module.SHARD for group in one)
+    assert sum(map(len, one)) / len(one) > module.SHARD / 2
 
 
 def test_each_asset_is_opened_once_for_all_representations(monkeypatch):

@@ -94,7 +94,12 @@ def judge(result, limit=0.5):
 ''',
     "components/steps/late.py": "LATE = 1\n",
     "components/deep/__init__.py": "",
-    "components/deep/helper.py": "from components.deep.deeper import FACTOR\n\n\ndef twice(n):\n    return n * FACTOR\n",
+    "components/deep/helper.py": """from components.deep.deeper import FACTOR
+
+
+def twice(n):
+    return n * FACTOR
+""",
     "components/deep/deeper.py": "FACTOR = 2\n",
     "components/model.py": "class Base:\n    decay = 0.9\n\n    def forward(self, x):\n        return x\n",
     "components/resource.py": "def resource(name):\n    return name\n",
