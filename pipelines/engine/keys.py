@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from components.errors import DataError
 from components.family import Family
 from components.plain import canonical, encode, name_of
 from components.source import Asset, Only, Source, digest_of
 from components.step import Handle, HandleError
-from pipelines.engine.code import dependencies
+from pipelines.engine.code import closure, dependencies, is_engine
 
 _code: dict[frozenset[str], dict[str, str]] = {}
 """what `dependencies` said; a drawing begins anew, and a step's process keeps to the code that it has imported"""
@@ -103,6 +104,18 @@ def _walk(value: Any, inner: Any) -> Any:
 
 def _handle_in(own: Mapping[str, Any]) -> str:
     return next((name for name, value in own.items() if isinstance(value, Handle)), "")
+
+
+def check_code(node: Mapping[str, Any]) -> None:
+    """Refuses code that changed since the plan was drawn: what it made would be kept under the old code's key."""
+    drawn = node["ingredients"]["code"]
+    now = {one.name: one.digest for one in closure(node["modules"]) if not is_engine(one.name)}
+    changed = [name for name, digest in now.items() if drawn.get(name) != digest]
+    if changed:
+        raise DataError(
+            f"A step runs the code that its plan was drawn with, but {', '.join(changed)} changed since then. "
+            "Run again: the plan is drawn anew."
+        )
 
 
 def ingredients(modules: Iterable[str], parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:

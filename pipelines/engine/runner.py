@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from pipelines.engine.context import events
@@ -87,8 +88,12 @@ class Runner:
         for lease in self.leases.values():
             lease.release()
 
+    @cached_property
+    def _by_key(self) -> dict[str, dict[str, Any]]:
+        return {node["key"]: node for node in self.nodes}
+
     def _node(self, key: str) -> dict[str, Any]:
-        return next(node for node in self.nodes if node["key"] == key)
+        return self._by_key[key]
 
     def _settle(self) -> None:
         """Finds what is already made, and what can never be."""

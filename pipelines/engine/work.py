@@ -16,6 +16,7 @@ from components.errors import RayfieldError
 from components.plain import class_of, decode, encode
 from components.step import Step
 from pipelines.engine.context import Running
+from pipelines.engine.keys import check_code
 from pipelines.engine.store import Store
 
 
@@ -32,7 +33,9 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
     began, cpu = time.time(), time.process_time()
     try:
         arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
-        result = step_of(node["step"]).run(arguments, context)
+        step = step_of(node["step"])
+        check_code(node)  # now that it is imported
+        result = step.run(arguments, context)
         context.flush()
         store.commit(node["key"], manifest(node, run, result, time.time() - began, time.process_time() - cpu))
         return {"ok": True}

@@ -305,3 +305,23 @@ def test_many_assets_are_counted_and_few_are_named():
 
     assert difference_of_assets(old, new) == "4 assets labelled anew (5, 6, 7, ...), 5 in another split (0, 1, 2, ...)"
     assert difference_of_assets(old, old) == "other attributes"
+
+
+def test_code_that_is_edited_after_the_plan_was_drawn_is_not_run_under_its_key(toy, copied):
+    """The worker would import the new code, and its result would be found by the old code's key for ever."""
+    nodes = drawn(toy.request(), toy.store)
+    mutate(copied / "components/families/pointnet.py", "import torch\n", "import torch\nimport csv\n")
+    outcome = Runner(toy.store, "run", nodes, Here)()
+    failed = {node["title"]: outcome.errors[node["key"]]["error"] for node in nodes if node["key"] in outcome.errors}
+
+    assert list(failed) == ["learn pointnet"]
+    assert "components.families.pointnet changed since then. Run again" in failed["learn pointnet"]
+    assert Runner(toy.store, "next", drawn(toy.request(), toy.store), Here)().ok
+
+
+def test_words_that_are_edited_after_the_plan_was_drawn_stop_nothing(toy, copied):
+    nodes = drawn(toy.request(), toy.store)
+    path = copied / "components/families/pointnet.py"
+    path.write_text(path.read_text() + "\n# a remark\n")
+
+    assert Runner(toy.store, "run", nodes, Here)().ok

@@ -162,14 +162,14 @@ def test_what_is_kept_is_not_refused(store, four):
 
 
 def test_without_an_address_it_is_what_a_local_ray_is_started_with(monkeypatch):
-    monkeypatch.setattr(cluster_module.sys, "modules", {})
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
     assert cluster().where == "this machine"
     assert cluster().resources["CPU"] == local_cpus() >= 4
 
 
 def test_a_cluster_that_does_not_answer_is_unknown(monkeypatch):
-    monkeypatch.setattr(cluster_module.sys, "modules", {})
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:9", "ray://127.0.0.1:9", "auto"):
         monkeypatch.setenv("RAY_ADDRESS", address)
 
