@@ -29,6 +29,7 @@ class Asset:
     label: str
     split: str
     digest: str
+    """of all that decides what `open` gives: its bytes, those of the files that it names, and settings of the source"""
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -68,8 +69,7 @@ class Source:
 
     def digest(self) -> str:
         """What a step's key holds of this source: contents, labels and splits; no path."""
-        lines = sorted(f"{a.id}\t{a.label}\t{a.split}\t{a.digest}" for a in self.rows())
-        return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+        return digest_of(self.rows())
 
 
 class Only(Source):
@@ -80,8 +80,11 @@ class Only(Source):
     value: str
 
     def rows(self) -> list[Asset]:
-        key = self.name
-        return [a for a in self.source.rows() if (a.id if key == "id" else a.attributes.get(key)) == self.value]
+        return [asset for asset in self.source.rows() if self.of(asset) == self.value]
+
+    def of(self, asset: Asset) -> str:
+        """What an asset has where this part has `value`."""
+        return asset.id if self.name == "id" else asset.attributes.get(self.name, "")
 
     def open(self, asset: Asset) -> Any:
         return self.source.open(asset)
@@ -91,6 +94,12 @@ class Only(Source):
 
     def kinds(self) -> tuple[type, ...]:
         return self.source.kinds()
+
+
+def digest_of(assets: Iterable[Asset]) -> str:
+    """One digest for a listing: contents, labels, splits and attributes, in any order; no path."""
+    lines = sorted(repr((a.id, a.label, a.split, a.digest, sorted(a.attributes.items()))) for a in assets)
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 
 class Unreadable(Exception):

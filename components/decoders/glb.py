@@ -33,6 +33,16 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
         raise Unreadable(f"its scene names what the file has not: {error}") from None
 
 
+def names(data: bytes) -> list[str]:
+    """The files beside it that a GLB names: buffers and pictures."""
+    try:
+        document, _ = _chunks(data)
+        uris = [one.get("uri", "") for kind in ("buffers", "images") for one in document.get(kind, ())]
+    except (Unreadable, ValueError, AttributeError, TypeError):
+        return []  # its bytes alone decide that it cannot be read
+    return [unquote(uri) for uri in uris if uri and not uri.startswith("data:")]
+
+
 def _mesh(scene: "_Scene") -> Mesh:
     """All primitives as one mesh; it has colours of vertices only where every primitive has."""
     pieces = [piece for node, matrix in scene.nodes() for piece in scene.primitives(node, matrix)]

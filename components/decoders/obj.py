@@ -53,6 +53,22 @@ def _name(raw: text.Bytes, mark: NDArray[np.int64]) -> str:
     return words[1].strip() if known else ""
 
 
+def names(data: bytes) -> list[str]:
+    """The libraries of materials that an OBJ names."""
+    return [name.decode("utf-8", "replace").strip() for name in re.findall(rb"^[ \t]*mtllib[ \t]+(.+)$", data, re.M)]
+
+
+def pictures(data: bytes) -> list[str]:
+    """The pictures that an MTL names."""
+    lines = (line.strip().partition(" ") for line in data.decode("utf-8", "replace").splitlines())
+    return [_file(value) for key, _, value in lines if key == "map_Kd"]
+
+
+def _file(value: str) -> str:
+    """The file of a map_Kd line: options stand before its name."""
+    return re.sub(r"^(-\w+(\s+[-+.\d]+|\s+on|\s+off)*\s+)+", "", value.strip())
+
+
 def _at_corners(coordinates: NDArray[np.float32], places: NDArray[np.int32]) -> NDArray[np.float32]:
     """The texture coordinate of each corner, [F, 3, 2]; a corner that names none has (0, 0)."""
     table = np.vstack([coordinates, np.zeros((1, 2), np.float32)])  # the last row is the one for no coordinate
@@ -83,7 +99,7 @@ def _read_mtl(data: bytes, resolve: Resolve) -> dict[str, Look]:
         elif key == "Kd" and name in out:
             out[name] = (_color(value), out[name][1])
         elif key == "map_Kd" and name in out:
-            file = re.sub(r"^(-\w+(\s+[-+.\d]+|\s+on|\s+off)*\s+)+", "", value)  # options stand before the name
+            file = _file(value)
             if file not in pictures:
                 pictures[file] = read_picture(resolve(file), file)
             out[name] = (out[name][0], pictures[file])

@@ -6,7 +6,6 @@ A folder of shapes: one sub-folder for each label, with OBJ, PLY, OFF, STL or GL
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Literal, TypedDict
 
 from components import files, places
 from components.decode import READERS, beside, decode
+from components.decoders import glb, obj
+from components.decoders.shared import Resolve
 from components.errors import DataError
 from components.mesh import Mesh
 from components.source import Asset, Source, Unreadable, split_by_hash
@@ -114,15 +115,22 @@ def _stamp(path: Path) -> str:
 
 def _entry(path: Path) -> _Entry:
     data = path.read_bytes()
-    digest, stamps, near = hashlib.blake2b(data, digest_size=16), {str(path): _stamp(path)}, beside(path)
-    waiting = re.findall(rb"^mtllib[ \t]+(.+?)\s*$", data, re.MULTILINE) if _kind(path) == "obj" else []
-    for name in waiting:
-        text = name.decode("utf-8", "replace")
-        named = near(text) or b""
-        waiting += re.findall(rb"^\s*map_Kd[ \t]+(?:.*[ \t])?(\S+)\s*$", named, re.MULTILINE)
-        digest.update(named)
-        stamps[str(path.parent / text)] = _stamp(path.parent / text)
+    digest, stamps = hashlib.blake2b(data, digest_size=16), {str(path): _stamp(path)}
+    for name, contents in named(data, _kind(path), beside(path)).items():
+        digest.update(contents or b"")
+        other = path.parent / name.replace("\\", "/")
+        stamps[str(other)] = _stamp(other)
     return {"stamps": stamps, "digest": digest.hexdigest()}
+
+
+def named(data: bytes, kind: str, resolve: Resolve) -> dict[str, bytes | None]:
+    """Every other file that a decoder would open for a shape, with its bytes."""
+    found: dict[str, bytes | None] = {}
+    for name in obj.names(data) if kind == "obj" else glb.names(data) if kind == "glb" else ():
+        found[name] = resolve(name)
+        for picture in obj.pictures(found[name] or b"") if kind == "obj" else ():
+            found[picture] = resolve(picture)
+    return found
 
 
 def _kind(path: Path) -> str:

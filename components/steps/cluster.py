@@ -146,16 +146,51 @@ def _is_final(error: BaseException) -> bool:
     return isinstance(error, RayfieldError | MemoryError)
 
 
-def check_workers(workers: Workers, gpus: float, resources: Mapping[str, float]) -> None:
-    """Refuses what the cluster could never schedule: Ray would wait for it for ever."""
+def check_workers(
+    workers: Workers,
+    gpus: float | None,
+    resources: Mapping[str, float],
+    machines: Sequence[Mapping[str, float]] = (),
+) -> None:
+    """
+    Refuses what the cluster could never schedule: Ray would wait for it for ever.
+
+    Of `workers=(least, most)` the least counts; `gpus=None` is one for each worker where there are any. `machines`, if
+    known, are the parts of `resources`: a worker must fit one of them.
+    """
     least, most = workers if isinstance(workers, tuple) else (workers, workers)
     if not 0 <= least <= most or (isinstance(workers, tuple) and least == 0):
         raise UsageError(f"`workers` is a number, or the least and the most as in 1,4, but got {workers}.")
     cpus, cards = resources.get("CPU", 1), resources.get("GPU", 0)
+    each = float(cards > 0) if gpus is None else gpus
     if least > 1 and least + 1 > cpus:
         raise Infeasible(
             f"{least} workers take {least} CPUs and loading data takes 1 more, but the cluster has {cpus:g}. "
             f"Ask for --workers {max(1, int(cpus) - 1)}."
         )
-    if gpus * max(least, 1) > cards:
-        raise Infeasible(f"{least} workers of {gpus:g} GPUs take {gpus * least:g}, but the cluster has {cards:g}.")
+    if each * max(least, 1) > cards:
+        raise Infeasible(
+            f"{_counted(max(least, 1), 'worker')} of {_counted(each, 'GPU')} take {each * max(least, 1):g}, "
+            f"but the cluster has {cards:g}."
+        )
+    largest = max((machine.get("GPU", 0) for machine in machines), default=each)
+    if each > largest:
+        raise Infeasible(
+            f"A worker of {_counted(each, 'GPU')} needs a machine with as many, but the largest has {largest:g}."
+        )
+    places = sum(_fit(machine, each) for machine in machines)
+    if machines and least > places:
+        raise Infeasible(
+            f"{_counted(least, 'worker')} of 1 CPU and {_counted(each, 'GPU')} must each fit a machine, "
+            f"but the cluster's {_counted(len(machines), 'machine')} have room for {places}."
+        )
+
+
+def _fit(machine: Mapping[str, float], gpus: float) -> int:
+    """How many workers of one CPU and so many GPUs a machine holds."""
+    cpus = int(machine.get("CPU", 0))
+    return min(cpus, int(machine.get("GPU", 0) / gpus)) if gpus else cpus
+
+
+def _counted(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"

@@ -8,8 +8,7 @@ representations that lack its shard. What cannot be read is put into quarantine 
 
 import io
 import traceback
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -129,13 +128,20 @@ def shards(assets: Sequence[Asset]) -> list[list[Asset]]:
     """
     The assets by the hash of their ids, each shard in the order of its ids.
 
-    Their number is a power of two, so that a growing source seldom changes it; a new asset makes one shard anew.
+    A shard that is too large is its two halves: a new asset makes one shard anew, or two where it halves one.
     """
-    count = 2 ** max(0, round(np.log2(len(assets) / SHARD)))
-    groups: dict[int, list[Asset]] = defaultdict(list)
-    for asset in sorted(assets, key=lambda a: a.id):
-        groups[int(chance("shard/" + asset.id) * count)].append(asset)
-    return [groups[place] for place in sorted(groups)]
+    hashed = [(chance("shard/" + asset.id), asset) for asset in sorted(assets, key=lambda a: a.id)]
+    return list(_halves(hashed, 0.0, 1.0))
+
+
+def _halves(hashed: Sequence[tuple[float, Asset]], low: float, high: float) -> Iterator[list[Asset]]:
+    """The assets whose hashes are from `low` to `high`, in shards."""
+    if 2 * len(hashed) <= 3 * SHARD:  # halves of more than this have three quarters of a shard to one and a half
+        yield from [[asset for _, asset in hashed]] if hashed else []
+        return
+    middle = (low + high) / 2
+    yield from _halves([pair for pair in hashed if pair[0] < middle], low, middle)
+    yield from _halves([pair for pair in hashed if pair[0] >= middle], middle, high)
 
 
 def _adapt(representation: Representation, source: Source, assets: Sequence[Asset]) -> Representation:

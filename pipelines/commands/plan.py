@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from components.errors import Infeasible
 from pipelines.cli import JSON, OPEN, SETS, STORE, request_of, store_at
 
 SECTION = "Run"
@@ -19,29 +20,63 @@ SECTION = "Run"
 @JSON
 @click.pass_context
 def plan(ctx: click.Context, pipeline: str, sets: tuple[str, ...], store: str, as_json: bool) -> None:
-    """Show what a run of PIPELINE would do, and why."""
+    """Show what a run of PIPELINE would do and why, what it takes, and whether it could be scheduled."""
     show_plan(request_of(pipeline, ctx.args, sets), store_at(store), as_json)
 
 
 def show_plan(request: Any, store: Any, as_json: bool) -> None:
+    from pipelines.engine.forecast import forecast
     from pipelines.engine.plans import nodes, statuses
 
     found = nodes(request, store)
-    manifests = statuses(found, store)
-    rows = [
-        {
-            "step": node["title"],
-            "key": node["key"],
-            "action": "keep" if manifests[node["key"]] else "run",
-            "seconds": (manifests[node["key"]] or {}).get("cost", {}).get("seconds"),
-            "resources": node["resources"],
-        }
-        for node in found
-    ]
+    seen = forecast(found, statuses(found, store), store)
     if as_json:
-        return click.echo(json.dumps(rows, indent=1))
-    for row in rows:
-        cpus = f"{row['resources'].get('CPU', 0):g} CPU" if row["resources"].get("CPU") else ""
-        click.echo(f"  {row['action']:<5} {row['step']:<24} {row['key'][:10]}  {cpus}", err=True)
-    todo = sum(row["action"] == "run" for row in rows)
-    click.echo(f"\n  {todo} of {len(rows)} steps would run.", err=True)
+        click.echo(json.dumps(seen.said(), indent=1))
+    else:
+        _say(seen)
+    for refused in seen.refused:
+        raise Infeasible(refused)
+
+
+def _say(seen: Any) -> None:
+    width = max((len(row["step"]) for row in seen.steps), default=0)
+    for row in seen.steps:
+        takes = ", ".join(f"{n:g} {name}" for name, n in row["resources"].items() if n)
+        cost = f"{_time(row['seconds']):>8} {_size(row['bytes']):>8}"
+        line = f"  {row['action']:<5} {row['step']:<{width}}  {row['key'][:10]} {cost}  {takes:<14}  {row['why']}"
+        click.echo(line.rstrip(), err=True)
+    click.echo(f"\n  {len(seen.waiting)} of {len(seen.steps)} steps would run.", err=True)
+    if seen.waiting:
+        _say_totals(seen)
+
+
+def _say_totals(seen: Any) -> None:
+    (seconds, unknown), (size, _) = seen.total("seconds"), seen.total("bytes")
+    if unknown == len(seen.waiting):
+        said = "unknown, for none of them has run here before"
+    else:
+        rest = f", and {unknown} of them not known yet" if unknown else ""
+        said = f"{_time(seconds)} of work and {_size(size)} by what they took before{rest}"
+    click.echo(f"  cost     {said}", err=True)
+    click.echo(f"  cluster  {seen.where.describe()}", err=True)
+    if seen.free is not None:
+        short = "; this may not fit: make room or pass --store" if size > seen.free else ""
+        click.echo(f"  disk     {_size(seen.free)} free at the store{short}", err=True)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _size(size: float | None) -> str:
+    if size is None:
+        return "?"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -54,8 +54,10 @@ def _run(request: Any, store: Any, as_json: bool) -> int:
     manifests = statuses(found, store)
     # a driver that was given its run's name is to end that run, whatever is left to do
     if not all(manifests.values()) or os.environ.get("RAYFIELD_RUN"):
+        from pipelines.engine.forecast import check
         from pipelines.engine.running import execute
 
+        check(found, manifests)
         return execute(request, found, store, as_json)
     from pipelines.engine.display import results
 

@@ -7,15 +7,18 @@ mended without anything running again. A closure is a module and every project m
 
 import ast
 import hashlib
+import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from components.errors import UsageError
+
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = ("components", "pipelines")
+LOCK = ROOT / "constraints.txt"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,21 @@ class Module:
     """top names of everything else that is not Python's own"""
     resources: tuple[str, ...]
     """data files that it asks `resource()` for"""
+    definitions: Mapping[str, str]
+    """what it defines -> digest: functions, methods, constants; `rayfield explain` compares these"""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What can be read of one file by itself."""
+
+    digest: str
+    names: frozenset[str]
+    """dotted names that it imports"""
+    beside: frozenset[str]
+    """files that it names as text: "served.py" """
+    resources: frozenset[str]
+    definitions: Mapping[str, str]
 
 
 def path_of(name: str) -> Path | None:
@@ -43,36 +61,82 @@ def path_of(name: str) -> Path | None:
 
 
 @cache
-def _parsed(path: str, stamp: tuple[int, int]) -> tuple[str, frozenset[str], frozenset[str]]:
-    """The digest of a file, the dotted names that it imports, and the data files that it names."""
-    tree = ast.parse(Path(path).read_bytes())
-    names, resources = set(), set()
+def _parsed(path: str, stamp: tuple[int, int]) -> Text:
+    inside = Path(path).is_relative_to(ROOT)
+    return _read(Path(path).read_bytes(), str(Path(path).relative_to(ROOT)) if inside else path)
+
+
+@cache
+def _read(data: bytes, path: str) -> Text:
+    tree = ast.parse(data)
+    names, texts = set[str](), set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            whole = _absolute(node, Path(path))
+            whole = _absolute(node, path)
             names |= {whole} | {f"{whole}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and _called(node) == "resource":
-            resources |= {a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
-    text = ast.dump(_without_words(tree))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), frozenset(names), frozenset(resources)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
+            texts.add(node.value)
+    resources = frozenset(_resources(tree, path))
+    said = list(_definitions(_without_words(tree)))
+    parts: dict[str, str] = {}
+    for name, text in said:
+        parts[name] = _digest(parts.get(name, "") + text)
+    return Text(_digest("\n".join(text for _, text in said)), frozenset(names), frozenset(texts), resources, parts)
 
 
-def _called(node: ast.Call) -> str:
-    """The last word of what is called."""
-    return getattr(node.func, "id", getattr(node.func, "attr", ""))
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _absolute(node: ast.ImportFrom, path: Path) -> str:
+def _resources(tree: ast.AST, path: str) -> Iterator[str]:
+    """The data files that a file asks for, under whatever name it calls `resource`."""
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    called = {alias.asname for node in imported for alias in node.names if alias.name == "resource"} | {"resource"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in called:
+            named = [*node.args, *(keyword.value for keyword in node.keywords)]
+            if len(named) != 1 or not isinstance(named[0], ast.Constant):
+                raise UsageError(
+                    f"resource() takes a name in quotes, for a key holds the file's bytes, but line {node.lineno} of "
+                    f"{path} has {ast.unparse(node)}. Write the name there."
+                )
+            yield str(named[0].value)
+
+
+def _definitions(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Every statement of a module with the name by which people know it; a class is its methods and its fields."""
+    for statement in tree.body:
+        if not isinstance(statement, ast.ClassDef):
+            yield _name(statement), ast.dump(statement)
+            continue
+        own, statement.body = statement.body, []
+        yield statement.name, ast.dump(statement)
+        for inner in own:
+            word, _, name = _name(inner).rpartition(" ")
+            yield f"{word.replace('constant', 'field')} {statement.name}.{name}".strip(), ast.dump(inner)
+
+
+def _name(statement: ast.stmt) -> str:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return statement.name
+    if isinstance(statement, ast.Assign):
+        return f"constant {ast.unparse(statement.targets[0])}"
+    if isinstance(statement, ast.AnnAssign | ast.AugAssign):
+        return f"constant {ast.unparse(statement.target)}"
+    return "imports" if isinstance(statement, ast.Import | ast.ImportFrom) else "statements"
+
+
+def _absolute(node: ast.ImportFrom, path: str) -> str:
     """The module that is imported from: `from .base import x` in components/steps/a.py is components.steps.base."""
-    if not node.level or not path.is_relative_to(ROOT):
+    if not node.level or os.path.isabs(path):
         return node.module or ""
-    package = path.relative_to(ROOT).parts[: -node.level]
+    package = Path(path).parts[: -node.level]
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
-def _without_words(tree: ast.AST) -> ast.AST:
+def _without_words(tree: ast.Module) -> ast.Module:
     """The tree less every statement that is only a string."""
     for node in ast.walk(tree):
         for name in ("body", "orelse", "finalbody"):
@@ -95,12 +159,22 @@ def module(name: str, path: Path | None = None) -> Module:
     path = path or path_of(name)
     if path is None:
         raise FileNotFoundError(f"no project module {name}")
-    stat = path.stat()
-    digest, names, resources = _parsed(str(path), (stat.st_size, stat.st_mtime_ns))
-    inside = {n for n in names if n.split(".")[0] in PROJECT}
-    own = sorted(n for n in inside if path_of(n) and n != name)
-    outside = sorted({n.split(".")[0] for n in names - inside} - _standard())
-    return Module(name, str(path), digest, tuple(own), tuple(outside), tuple(sorted(resources)))
+    text = _parsed(str(path), _stamp(path))
+    near = {f"{name.rpartition('.')[0]}.{file.removesuffix('.py')}" for file in text.beside if file.count(".") == 1}
+    folders = {".".join(word.split(".")[:n]) for word in {name, *text.names} for n in range(1, word.count(".") + 1)}
+    own = {word for word in text.names | near | folders if path_of(word)}
+    # a name under a project's module is something that this module defines
+    tops = {word.split(".")[0] for word in text.names - own} - {word.split(".")[0] for word in own}
+    outside = sorted(tops - _standard() - {""})
+    return Module(
+        name,
+        str(path),
+        text.digest,
+        tuple(sorted(own - {name})),
+        tuple(outside),
+        tuple(sorted(text.resources)),
+        text.definitions,
+    )
 
 
 @cache
@@ -122,13 +196,14 @@ def closure(names: Iterable[str]) -> list[Module]:
     return [found[name] for name in sorted(found)]
 
 
-def dependencies(names: Iterable[str]) -> dict[str, str]:
-    """
-    What a key holds of code: module -> digest, "package numpy" -> version, "data furniture.bin" -> digest.
+def is_engine(name: str) -> bool:
+    """Files of the engine are in no key: they decide when a step runs, not what it makes."""
+    return name == "pipelines" or name.startswith("pipelines.engine")
 
-    Files of the engine are in no key: they decide when a step runs, not what it makes.
-    """
-    modules = [m for m in closure(names) if not m.name.startswith("pipelines.engine")]
+
+def dependencies(names: Iterable[str]) -> dict[str, str]:
+    """What a key holds of code: module -> digest, "package numpy" -> version, "data furniture.bin" -> digest."""
+    modules = [m for m in closure(names) if not is_engine(m.name)]
     said = {m.name: m.digest for m in modules}
     said |= {f"package {p}": v for p, v in _versions(tuple(sorted({p for m in modules for p in m.packages}))).items()}
     said |= {f"data {r}": data_digest(r) for m in modules for r in m.resources}
@@ -136,14 +211,54 @@ def dependencies(names: Iterable[str]) -> dict[str, str]:
 
 
 @cache
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """The public version of each package that is installed: 2.13.0, not 2.13.0+cpu."""
-    by_import = metadata.packages_distributions()
-    found = {}
-    for package in packages:
-        for distribution in sorted(set(by_import.get(package, ()))):
-            found[package] = metadata.version(distribution).partition("+")[0]
-    return found
+def _versions(imported: tuple[str, ...]) -> dict[str, str]:
+    """
+    The public version of each package that has one of these names: 2.13.0, not 2.13.0+cpu.
+
+    One that is not installed here has the version that is locked: a machine with a GPU has gsplat, a laptop has not,
+    and both give a step the same key.
+    """
+    found: dict[str, str] = {}
+    for name in imported:
+        for package in _packages().get(name) or [name]:
+            normal = package.lower().replace("_", "-")
+            found[normal] = (_installed(package) or locked().get(normal) or _unpackaged(name)).partition("+")[0]
+    return dict(sorted(found.items()))
+
+
+@cache
+def _packages() -> Mapping[str, list[str]]:
+    """Import -> the packages that bring it: the file lists of everything that is installed, a second's reading."""
+    return metadata.packages_distributions()
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def locked() -> dict[str, str]:
+    """Package -> version, as constraints.txt has them."""
+    lines = LOCK.read_text().splitlines() if LOCK.exists() else []
+    pairs = (line.partition("#")[0].partition(";")[0].partition("==") for line in lines)
+    return {name.strip().lower().replace("_", "-"): version.strip() for name, _, version in pairs if version}
+
+
+def _unpackaged(name: str) -> str:
+    """What stands for the version of a module that no package brought: a digest of its source."""
+    found = importlib.util.find_spec(name)
+    if found is None or not found.origin:
+        return "missing"
+    path = Path(found.origin)
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    return _digest("".join(_file_digest(str(file), _stamp(file)) for file in files))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def data_path(name: str) -> Path:
@@ -155,8 +270,7 @@ def data_digest(name: str) -> str:
     path = data_path(name)
     if not path.exists():
         return "missing"
-    stat = path.stat()
-    return _file_digest(str(path), (stat.st_size, stat.st_mtime_ns))
+    return _file_digest(str(path), _stamp(path))
 
 
 @cache

@@ -3,16 +3,19 @@ Drawing a pipeline: its function runs once, in milliseconds, and every step that
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
 
 from components.artifacts import Gate
 from components.errors import UsageError, nearest
 from components.family import Family, find, overriding, read_field
-from components.plain import class_of
+from components.plain import canonical
+from components.source import Only, Source
 from components.step import Handle, Step, current_drawing
 from pipelines.engine.code import path_of
-from pipelines.engine.keys import digest, in_key, in_plan, ingredients, modules_of
+from pipelines.engine.keys import digest, forget, in_key, in_plan, ingredients, modules_of
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Graph:
 
     nodes: dict[str, Node] = field(default_factory=dict)
     seed: int = 0
+    sources: dict[str, Source] = field(default_factory=dict)
+    """every source that a step reads"""
+    scored: dict[str, frozenset[type[Family]] | None] = field(default_factory=dict)
+    """key -> the families behind it; None where another checkpoint's features decide the scores"""
 
     def add(self, step: Step, arguments: Mapping[str, Any]) -> Any:
         """Draws a call; two calls with one key are one node."""
@@ -45,12 +52,16 @@ class Graph:
         modules = {step.module} | modules_of(arguments)
         counted = {name: in_key(value) for name, value in arguments.items() if name not in step.aside}
         made_of = ingredients(modules, counted, self.seed)
-        key = digest({"step": step.name, **made_of})
-        check_gates(arguments, self._scores_behind(arguments))
+        step_name = f"{step.module}:{step.name}"
+        key = digest({"step": step_name, **made_of})
+        self.scored[key] = self._families_behind(arguments)
+        self.sources |= {canonical(in_plan(one)): one for one in map(whole, parts(arguments, Source))}
+        if any(isinstance(value, Gate) for value in arguments.values()):
+            check_gates(arguments, scores_of(self.scored[key]))
         if key not in self.nodes:
             self.nodes[key] = Node(
                 key=key,
-                step=f"{step.module}:{step.name}",
+                step=step_name,
                 title=title_of(step, arguments, self.nodes),
                 parameters={name: in_plan(value) for name, value in arguments.items()},
                 needs=tuple(sorted({handle.key for handle in handles(arguments)})),
@@ -62,24 +73,26 @@ class Graph:
         handles_out = tuple(Handle(step.name, key, name) for name in step.outputs or ("",))
         return handles_out if step.outputs else handles_out[0]
 
-    def _scores_behind(self, arguments: Mapping[str, Any]) -> list[str]:
-        """What the families that led to these arguments are scored by; nothing where that is not known yet."""
-        waiting, behind = {handle.key for handle in handles(arguments)}, set[str]()
-        while waiting:
-            key = waiting.pop()
-            behind.add(key)
-            waiting |= set(self.nodes[key].needs) - behind
-        parameters = [self.nodes[key].parameters for key in behind]
-        kinds = {v.get("@", "") for own in parameters for v in own.values() if isinstance(v, Mapping)}
-        families = [class_of(kind) for kind in kinds if kind.startswith("components.families.")]
-        undeclared = [f for f in families if f.goal.name not in f.scores]  # type: ignore[attr-defined]
-        if undeclared or any(own.get("extractor") for own in parameters):
-            return []
-        return sorted({name for family in families for name in family.scores})  # type: ignore[attr-defined]
+    def _families_behind(self, arguments: Mapping[str, Any]) -> frozenset[type[Family]] | None:
+        """The families that led to these arguments."""
+        if arguments.get("extractor") is not None:
+            return None
+        behind = {handle.key: self.scored[handle.key] for handle in handles(arguments)}
+        own = {type(value) for value in arguments.values() if isinstance(value, Family)}
+        found = [families for families in behind.values() if families is not None]
+        return None if len(found) < len(behind) else frozenset(own.union(*found))
+
+
+def scores_of(families: frozenset[type[Family]] | None) -> list[str]:
+    """What families are scored by; nothing where that is not known yet."""
+    if any(family.goal.name not in family.scores for family in families or ()):
+        return []
+    return sorted({name for family in families or () for name in family.scores})
 
 
 def draw(pipeline: Callable[..., None], values: Mapping[str, Any], settings: Mapping[str, Mapping[str, str]]) -> Graph:
     """The graph of a pipeline for these parameters. `settings` are those of --set: family -> field -> text."""
+    forget()
     graph = Graph(seed=int(values.get("seed", 0)))
     token = current_drawing.set(graph)
     try:
@@ -111,17 +124,27 @@ def _all_met(settings: Mapping[str, Mapping[str, str]], met: set[tuple[str, str]
 
 def handles(value: Any) -> Iterator[Handle]:
     """Every handle in a value."""
-    if isinstance(value, Handle):
+    return parts(value, Handle)
+
+
+def parts(value: Any, kind: type[Part]) -> Iterator[Part]:
+    """Every instance of a kind in a value."""
+    if isinstance(value, kind):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from handles(inner)
+            yield from parts(inner, kind)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from handles(inner)
-    elif hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        for name in value.__dataclass_fields__:
-            yield from handles(getattr(value, name))
+            yield from parts(inner, kind)
+    elif is_dataclass(value) and not isinstance(value, type | Handle):
+        for one in fields(value):
+            yield from parts(getattr(value, one.name), kind)
+
+
+def whole(source: Source) -> Source:
+    """The source that this one is a part of."""
+    return whole(source.source) if isinstance(source, Only) else source
 
 
 def title_of(step: Step, arguments: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
@@ -139,8 +162,8 @@ def title_of(step: Step, arguments: Mapping[str, Any], nodes: Mapping[str, Node]
 def resources_of(arguments: Mapping[str, Any]) -> dict[str, float]:
     """What the step's own workers will take, in Ray's words."""
     workers, gpus = arguments.get("workers", 0), arguments.get("gpus", 0)
-    least = workers[0] if isinstance(workers, tuple) else workers
-    if not isinstance(least, int) or isinstance(least, Handle):
+    least = workers[0] if isinstance(workers, list | tuple) else workers
+    if not isinstance(least, int):
         return {}
     return {"CPU": float(least), "GPU": float((gpus or 0) * max(least, 1))}
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from pipelines.engine.cluster import local_cpus
 from pipelines.engine.code import ROOT
 from pipelines.engine.errors import kind_of
 from pipelines.engine.work import work
@@ -109,7 +110,7 @@ def connect() -> None:
     # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".rayfield" / "numba"))
-    own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
+    own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": local_cpus(), "include_dashboard": False}
     ray.init(
         log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
         logging_level="ERROR",

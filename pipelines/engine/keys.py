@@ -10,11 +10,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from components.errors import DataError
 from components.family import Family
 from components.plain import canonical, encode, name_of
-from components.source import Source
+from components.source import Asset, Only, Source, digest_of
 from components.step import Handle, HandleError
-from pipelines.engine.code import dependencies
+from pipelines.engine.code import closure, dependencies, is_engine
+
+_code: dict[frozenset[str], dict[str, str]] = {}
+"""what `dependencies` said; a drawing begins anew, and a step's process keeps to the code that it has imported"""
+_assets: dict[str, list[Asset]] = {}
+_parts: dict[tuple[str, str], dict[str, list[Asset]]] = {}
+"""the listings of one drawing: of five thousand scenes of one source, each is a part of one listing"""
+
+
+def forget() -> None:
+    """Reads code and listings anew."""
+    for held in (_code, _assets, _parts):
+        held.clear()  # type: ignore[attr-defined]
 
 
 def digest(value: Any) -> str:
@@ -28,8 +41,9 @@ def modules_of(value: Any) -> set[str]:
     if isinstance(value, type):
         return {value.__module__}
     if is_dataclass(value) and not isinstance(value, type):
-        inner = (getattr(value, f.name) for f in fields(value))
-        return {type(value).__module__}.union(*map(modules_of, inner))
+        inner = [getattr(value, f.name) for f in fields(value)]
+        kinds = value.kinds() if isinstance(value, Source) else ()
+        return {type(value).__module__}.union(*map(modules_of, [*inner, *kinds]))
     if isinstance(value, Mapping):
         return set().union(*map(modules_of, value.values()))
     if isinstance(value, list | tuple):
@@ -42,10 +56,27 @@ def in_key(value: Any) -> Any:
     if isinstance(value, Handle):
         return {"key": value.key, "output": value.output}
     if isinstance(value, Source):
-        return {"@": [name_of(kind) for kind in value.kinds()], "digest": value.digest()}
+        return {"@": [name_of(kind) for kind in value.kinds()], "digest": digest_of(_listed(value))}
     if isinstance(value, type):
         return {"class": name_of(value)}
     return _walk(value, in_key)
+
+
+def _listed(source: Source) -> list[Asset]:
+    """The assets of a source, listed once for all the steps of a drawing that read it or a part of it."""
+    name = canonical(in_plan(source))
+    if name not in _assets:
+        _assets[name] = _part(source) if type(source) is Only else source.rows()
+    return _assets[name]
+
+
+def _part(one: Only) -> list[Asset]:
+    name = canonical(in_plan(one.source)), one.name
+    if name not in _parts:
+        parts = _parts[name] = {}
+        for asset in _listed(one.source):
+            parts.setdefault(one.of(asset), []).append(asset)
+    return _parts[name].get(one.value, [])
 
 
 def in_plan(value: Any) -> Any:
@@ -75,6 +106,24 @@ def _handle_in(own: Mapping[str, Any]) -> str:
     return next((name for name, value in own.items() if isinstance(value, Handle)), "")
 
 
+def check_code(node: Mapping[str, Any]) -> None:
+    """Refuses code that changed since the plan was drawn: what it made would be kept under the old code's key."""
+    drawn = node["ingredients"]["code"]
+    now = {one.name: one.digest for one in closure(node["modules"]) if not is_engine(one.name)}
+    changed = [name for name, digest in now.items() if drawn.get(name) != digest]
+    if changed:
+        raise DataError(
+            f"A step runs the code that its plan was drawn with, but {', '.join(changed)} changed since then. "
+            "Run again: the plan is drawn anew."
+        )
+
+
 def ingredients(modules: Iterable[str], parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Everything that a key is the digest of, by name: `explain` compares these."""
-    return {"code": dependencies(modules), "parameters": dict(parameters), "seed": seed}
+    return {"code": _code_of(frozenset(modules)), "parameters": dict(parameters), "seed": seed}
+
+
+def _code_of(modules: frozenset[str]) -> dict[str, str]:
+    if modules not in _code:
+        _code[modules] = dependencies(modules)
+    return _code[modules]

@@ -10,15 +10,17 @@ import json
 import os
 import sysconfig
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.crash import point
-from pipelines.engine.code import ROOT, closure, data_path
+from pipelines.engine.code import LOCK, ROOT, Module, closure, data_path, is_engine
 from pipelines.engine.store import Store
 
-LOCK = ROOT / "constraints.txt"
+if TYPE_CHECKING:  # an all-cached run draws nothing
+    from pipelines.engine.drawing import Node
+
 REFUSED = 3
 """the exit code of a gate that said no"""
 PACKAGES = sysconfig.get_path("purelib")
@@ -70,7 +72,27 @@ def remembered(request: Request, store: Store) -> list[dict[str, Any]] | None:
         return None
     if any(_stamp(path) != stamp for path, stamp in held["watch"].items()):
         return None
+    return _unfolded(held)
+
+
+def _unfolded(held: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The nodes of a plan; many share their code, so a plan's file has it once."""
+    for node in held["nodes"]:
+        node["ingredients"]["code"] = held["code"][node["ingredients"]["code"]]
     return held["nodes"]
+
+
+def _folded(found: Iterable["Node"]) -> dict[str, Any]:
+    """`nodes`, and the `code` that they refer to by its place there."""
+    codes: dict[str, dict[str, str]] = {}
+    places: dict[int, int] = {}
+    nodes = []
+    for node in found:
+        code = node.ingredients["code"]
+        place = places.setdefault(id(code), len(places))  # a drawing reads the code of each set of modules once
+        codes[str(place)] = code
+        nodes.append({**vars(node), "ingredients": {**node.ingredients, "code": str(place)}})
+    return {"nodes": nodes, "code": codes}
 
 
 def _same(path: str, stamp: list[Any]) -> bool:
@@ -101,23 +123,34 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
     function = pipeline.load(request.pipeline)
     values = pipeline.values(function, request.texts, request.source)
     graph = draw(function, values, request.settings)
-    found = [asdict(node) for node in graph.nodes.values()]
-    watch = [path for value in values.values() if isinstance(value, Source) for path in value.watch()]
-    held = {
-        "files": _files(request, {name for node in found for name in node["modules"]}),
-        "watch": {str(p): _stamp(str(p)) for p in [*watch, PACKAGES]},
-        "nodes": found,
-    }
-    point("plans: drawn, not remembered")
-    store.write(f"plans/{request.digest()}.json", json.dumps(held).encode())
-    point("plans: remembered")
-    return json.loads(json.dumps(found))
-
-
-def _files(request: Request, modules: Iterable[str]) -> dict[str, list[Any]]:
-    """Every project file that the pipeline and its steps' parts import, their data files, and the locked versions."""
-    # families and sources are found by name as well: no import shows those
+    modules = {name for node in graph.nodes.values() for name in node.modules}
+    given = [value for value in values.values() if isinstance(value, Source)]
+    watch = {path for source in [*given, *graph.sources.values()] for path in source.watch()}
+    # families and sources are found by name as well: no import of the pipeline shows those
     read = closure([*_imports(request.pipeline), *modules, "pipelines.engine.drawing"])
+    held = {
+        "files": _files(request, read),
+        "watch": {str(p): _stamp(str(p)) for p in [*watch, PACKAGES]},
+        **_folded(graph.nodes.values()),
+    }
+    text = json.dumps(held)
+    point("plans: drawn, not remembered")
+    store.write(f"plans/{request.digest()}.json", text.encode())
+    point("plans: remembered")
+    _list_definitions(read, store)
+    return _unfolded(json.loads(text))
+
+
+def _list_definitions(read: Iterable[Module], store: Store) -> None:
+    """Keeps what each module defines, once for each of its digests: `explain` names what changed by them."""
+    known = set(store.names("code"))
+    for one in read:
+        if not is_engine(one.name) and f"{one.digest}.json" not in known:
+            store.write(f"code/{one.digest}.json", json.dumps(one.definitions).encode())
+
+
+def _files(request: Request, read: Iterable[Module]) -> dict[str, list[Any]]:
+    """Every project file that the pipeline and its steps' parts import, their data files, and the locked versions."""
     paths = {Path(m.path) for m in read} | {data_path(r) for m in read for r in m.resources} | {request.pipeline, LOCK}
     return {os.path.relpath(p, ROOT): [*(_stamp(str(p)) or []), _contents(p)] for p in paths if p.exists()}
 

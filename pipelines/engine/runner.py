@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from components.crash import point
@@ -123,8 +124,12 @@ class Runner:
         for lease in self.leases.values():
             lease.release()
 
+    @cached_property
+    def _by_key(self) -> dict[str, dict[str, Any]]:
+        return {node["key"]: node for node in self.nodes}
+
     def _node(self, key: str) -> dict[str, Any]:
-        return next(node for node in self.nodes if node["key"] == key)
+        return self._by_key[key]
 
     def _settle(self, nodes: list[dict[str, Any]]) -> None:
         """Finds what is already made: by an earlier run, or by another driver."""

@@ -18,6 +18,7 @@ from components.plain import class_of, decode, encode
 from components.step import Step
 from pipelines.engine.context import Running
 from pipelines.engine.errors import kind_of
+from pipelines.engine.keys import check_code
 from pipelines.engine.store import Store
 
 
@@ -35,7 +36,9 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
     try:
         point("work: a step begins")
         arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
-        result = step_of(node["step"]).run(arguments, context)
+        step = step_of(node["step"])
+        check_code(node)  # now that it is imported
+        result = step.run(arguments, context)
         point("work: a result is made, what was said of it waits")
         context.flush()
         point("work: all is said, nothing committed")

@@ -203,7 +203,7 @@ def test_mlflow_that_does_not_answer_stops_nothing(toy, monkeypatch):
 
 def test_a_plan_says_what_would_run(toy, untracked):
     rayfield("run", toy, "--value", "5")
-    rows = json.loads(rayfield("plan", toy, "--value", "6", "--json").stdout)
+    rows = json.loads(rayfield("plan", toy, "--value", "6", "--json").stdout)["steps"]
 
     assert [(row["step"], row["action"]) for row in rows] == [("judge", "keep"), ("number", "run"), ("total", "run")]
     assert "2 of 3 steps would run." in rayfield("run", toy, "--value", "6", "--dry-run").stderr

@@ -1,11 +1,14 @@
+import json
 import os
+import struct
 
 import pytest
 
+from components.decode import decode
 from components.errors import DataError
 from components.source import Unreadable
 from components.sources import folder
-from components.sources.folder import Folder
+from components.sources.folder import Folder, named
 
 TRIANGLE = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
 
@@ -100,3 +103,49 @@ def test_a_folder_without_shapes_says_which_it_reads(tmp_path):
 
     with pytest.raises(DataError, match="OBJ, PLY, OFF, STL, GLB"):
         Folder(root=str(tmp_path)).rows()
+
+
+OBJ = b" mtllib my paint.mtl\nmtllib sub\\more.mtl\nusemtl a\n" + TRIANGLE
+LIBRARY = b"newmtl a\n  map_Kd -s 1 1 1 -clamp on my picture.png\nmap_Kd pictures\\b.png\n"
+
+
+def glb_that_names(*files: str) -> bytes:
+    document = json.dumps({"asset": {"version": "2.0"}, "images": [{"uri": file} for file in files]}).encode()
+    document += b" " * (-len(document) % 4)
+    chunk = struct.pack("<II", len(document), 0x4E4F534A) + document
+    return struct.pack("<III", 0x46546C67, 2, 12 + len(chunk)) + chunk
+
+
+@pytest.mark.parametrize("file", ["my paint.mtl", "sub/more.mtl", "my picture.png", "pictures/b.png", "a b.png"])
+def test_one_byte_of_any_file_that_a_shape_names_is_a_new_digest(root, file):
+    chair = root / "chair"
+    (chair / "named.obj").write_bytes(OBJ)
+    (chair / "named.glb").write_bytes(glb_that_names("a%20b.png"))
+    for name in ("my paint.mtl", "sub/more.mtl"):
+        (chair / name).parent.mkdir(exist_ok=True)
+        (chair / name).write_bytes(LIBRARY)
+    source = Folder(root=str(root))
+    before = {asset.id: asset.digest for asset in source.rows()}
+    (chair / file).parent.mkdir(exist_ok=True)
+    (chair / file).write_bytes(LIBRARY + b"# and more" if file.endswith("mtl") else b"a picture")
+    first = {asset.id: asset.digest for asset in source.rows()}
+    (chair / file).write_bytes(LIBRARY + b"# and yet more" if file.endswith("mtl") else b"a picture!")
+    second = {asset.id: asset.digest for asset in source.rows()}
+    own = "chair/named.glb" if file == "a b.png" else "chair/named.obj"
+
+    assert len({before[own], first[own], second[own]}) == 3
+    assert [name for name in before if before[name] != second[name]] == [own]
+
+
+def test_the_files_that_are_listed_are_those_that_the_decoder_opens(tmp_path):
+    """The listing reads names alone; decoding is its slow twin."""
+    asked: list[str] = []
+
+    def resolve(name: str) -> bytes | None:
+        asked.append(name)
+        return LIBRARY if name.endswith(".mtl") else None
+
+    decode(OBJ, "obj", resolve)
+
+    assert set(named(OBJ, "obj", resolve)) == set(asked)
+    assert len(set(asked)) == 4

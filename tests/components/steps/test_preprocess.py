@@ -18,6 +18,7 @@ from components import files
 from components.errors import DataError
 from components.files import File
 from components.representation import Column, Representation
+from components.representations.descriptors import Descriptors
 from components.representations.points import Points
 from components.representations.voxels import Voxels
 from components.source import Asset, Source, Unreadable
@@ -26,6 +27,8 @@ from components.step import Printing
 from components.steps import preprocess as module
 from components.steps.preprocess import preprocess, shards
 from components.table import Table
+from pipelines.engine.context import Running
+from pipelines.engine.store import Store
 from tests.meshes import shape, write_shapes
 
 POINTS, VOXELS = Points(count=16), Voxels(resolution=8, pad=1)
@@ -70,7 +73,7 @@ class Fixed(Lengths):
 LENGTHS = Fixed(scale=2)
 
 
-def run(source: Source, *representations: Representation, context: Printing | None = None) -> Table:
+def run(source: Source, *representations: Representation, context: Any = None) -> Table:
     arguments = {"source": source, "representations": representations, "on": "here"}
     return preprocess.run(arguments, context or Printing())
 
@@ -96,9 +99,21 @@ def test_a_new_asset_makes_one_shard_anew_and_leaves_the_others_bit_for_bit(monk
     remembered = set(context.remembered)
     after = {file.digest for file in run(more, LENGTHS, context=context).sets[0].shards}
 
-    assert len(before) == len(after) == 8
+    assert len(before) == len(after) > 4
     assert len(after - before) == 1
     assert len(set(context.remembered) - remembered) == 1
+
+
+def test_a_growing_source_makes_one_shard_anew_or_two_where_one_is_halved(monkeypatch):
+    monkeypatch.setattr(module, "SHARD", 4)
+    ids = tuple(f"text-{n}" for n in range(120))
+    before: set[tuple[str, ...]] = set()
+    for count in range(1, len(ids) + 1):
+        now = {tuple(asset.id for asset in group) for group in shards(Texts(ids=ids[:count]).rows())}
+
+        assert (len(now - before), len(before - now)) in {(1, 0), (1, 1), (2, 1)}
+        assert max(map(len, now)) <= 6
+        before = now
 
 
 def test_a_killed_preprocessing_makes_only_the_shards_that_it_had_not(monkeypatch):
@@ -131,7 +146,8 @@ def test_every_asset_is_in_one_shard_whatever_the_order():
 
     assert one == other
     assert sorted(a.id for group in one for a in group) == sorted(a.id for a in assets)
-    assert len(one) == 8
+    assert all(len(group) <= 1.5 * module.SHARD for group in one)
+    assert sum(map(len, one)) / len(one) > module.SHARD / 2
 
 
 def test_each_asset_is_opened_once_for_all_representations(monkeypatch):
@@ -308,3 +324,23 @@ def test_a_table_is_files_of_the_store(shapes):
 
     assert all(isinstance(file, File) and file.digest == files.digest_of(file.read()) for file in every)
     assert pq.ParquetFile(io.BytesIO(table.assets.read())).metadata.num_rows == 24
+
+
+def test_a_mesh_added_to_a_folder_makes_one_shard_anew(tmp_path, own_store, monkeypatch):
+    """With the engine's own keys, on a folder whose listing deals the new shape into a split."""
+    monkeypatch.setattr(module, "SHARD", 6)
+    root = write_shapes(tmp_path / "shapes", each=8)
+    opened: list[str] = []
+    real = Folder.open
+    monkeypatch.setattr(Folder, "open", lambda self, asset: opened.append(asset.id) or real(self, asset))
+    context = Running(Store(str(own_store)), "run", "k", ("components.steps.preprocess",), 0, {"CPU": 2})
+    before = run(Folder(root=str(root)), Descriptors(), context=context)
+    opened.clear()
+    (root / "flat" / "new.obj").write_text(shape("flat", 99))
+    after = run(Folder(root=str(root)), Descriptors(), context=context)
+    (anew,) = set(after.sets[0].shards) - set(before.sets[0].shards)
+
+    assert len(after.sets[0].shards) == len(before.sets[0].shards) > 2
+    assert sorted(opened) == sorted(pq.read_table(anew.path())["id"].to_pylist())
+    assert "flat/new.obj" in opened
+    assert after.sets[0].rows == before.sets[0].rows + 1

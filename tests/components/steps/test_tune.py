@@ -245,3 +245,17 @@ def test_ray_tune_finds_what_this_process_finds(table, own_store, ray_session, m
         here = search(table, other, 2)
 
     assert here == on_ray
+
+
+def test_sixteen_trials_after_eight_run_eight(table, own_store, climbed):
+    search(table, running(own_store), 8)
+    first = {name.partition(" to ")[0] for name in climbed}
+    climbed.clear()
+    best = search(table, running(own_store), 16)
+    second = {name.partition(" to ")[0] for name in climbed}
+    climbed.clear()
+
+    assert first == {f"trial {n:02d}" for n in range(8)}
+    assert second == {f"trial {n:02d}" for n in range(8, 16)}
+    assert search(table, running(own_store), 16) == best
+    assert climbed == []

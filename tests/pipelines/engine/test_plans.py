@@ -185,3 +185,33 @@ def test_statuses_are_manifests(store):
 @pytest.mark.parametrize(("said", "code"), [("PROMOTE", 0), ("HOLD", 0), ("REJECT", 3)])
 def test_a_gate_that_said_no_is_an_exit_code_of_its_own(said, code):
     assert verdict({"a": {"result": 1}, "b": None, "c": {"result": {"verdict": said}}}) == code
+
+
+def test_a_source_that_the_pipeline_makes_itself_is_watched_as_well(tmp_path, shapes, store):
+    path = tmp_path / "own.py"
+    text = MINE.replace('source: Source = "furniture", ', "").replace(
+        "preprocess(source", "preprocess(Folder(root=ROOT)"
+    )
+    path.write_text(f"from components.sources.folder import Folder\nROOT = {str(shapes)!r}\n{text}")
+    request = Request(path, {}, {}, {})
+    before = nodes(request, store)
+    change(shapes / "chair" / "deep" / "0.obj", TRIANGLE.replace("1 0 0", "2 0 0"))
+
+    assert [n["key"] for n in nodes(request, store)] != [n["key"] for n in before]
+
+
+def test_a_plan_holds_the_code_that_its_steps_share_once(request_, store):
+    request_.pipeline.write_text(MINE + "    preprocess(source, [VoxNet(resolution=16).representation()])\n")
+    found = drawn(request_, store)
+
+    assert len(found) == 2
+    assert len(store.load(f"plans/{request_.digest()}.json")["code"]) == 1
+    assert found[0]["ingredients"]["code"] == found[1]["ingredients"]["code"]
+    assert "components.steps.preprocess" in found[0]["ingredients"]["code"]
+
+
+def test_what_a_module_defines_is_kept_for_each_of_its_digests(request_, store):
+    code = drawn(request_, store)[0]["ingredients"]["code"]
+    defined = store.load(f"code/{code['components.steps.preprocess']}.json")
+
+    assert {"preprocess", "shards", "constant SHARD", "Shard", "field Shard.rows"} <= defined.keys()

@@ -1,0 +1,82 @@
+"""
+What there is to run on, found without joining it: a plan is refused before anything is started.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SECONDS = 3
+"""that a cluster is given to answer"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines that steps would run on."""
+
+    where: str
+    machines: tuple[Mapping[str, float], ...]
+    """CPU and GPU of each; none where they are not known"""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        return {name: sum(machine.get(name, 0) for machine in self.machines) for name in ("CPU", "GPU")}
+
+    def describe(self) -> str:
+        if not self.machines:
+            return f"{self.where}: unknown, for it does not say what it has"
+        said = ", ".join(f"{count:g} {name}" for name, count in self.resources.items() if count)
+        return f"{self.where}: {said}" + (f" on {len(self.machines)} machines" if len(self.machines) > 1 else "")
+
+
+def local_cpus() -> int:
+    """The CPUs that a local Ray is started with; four at least, for steps that wait for each other need some."""
+    return max(4, os.cpu_count() or 1)
+
+
+def cluster() -> Cluster:
+    """The cluster of RAY_ADDRESS, or what a local Ray would have."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return Cluster("this Ray", tuple(_own(n["Resources"]) for n in ray.nodes() if n["Alive"]))
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "local"):
+        return Cluster("this machine", ({"CPU": float(local_cpus()), "GPU": float(_cards())},))
+    return Cluster(address, _asked(address))
+
+
+def _own(resources: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(resources.get(name, 0)) for name in ("CPU", "GPU")}
+
+
+def _cards() -> int:
+    """The GPUs that Ray would find on this machine."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    manager = get_accelerator_manager_for_resource("GPU")
+    visible = manager.get_current_process_visible_accelerator_ids()
+    found = manager.get_current_node_num_accelerators()
+    return found if visible is None else min(found, len(visible))
+
+
+def _asked(address: str) -> tuple[Mapping[str, float], ...]:
+    """What the head at host:port says of its machines; nothing where it does not answer."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return ()
+    try:
+        socket.create_connection((host, int(port)), SECONDS).close()
+        return tuple(_own(dict(node.resources_total)) for node in _nodes(address))
+    except Exception:  # whatever it is that keeps a head from answering, joining it will say
+        return ()
+
+
+def _nodes(address: str) -> list[Any]:
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated import gcs_pb2
+
+    found = GcsClient(address=address).get_all_node_info(timeout=SECONDS)
+    return [node for node in found.values() if node.state == gcs_pb2.GcsNodeInfo.ALIVE]

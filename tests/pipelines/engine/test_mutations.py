@@ -1,0 +1,498 @@
+"""
+The keys under mutation: every change that may change a result changes the keys of the steps that it concerns, and of
+no other; no change of words, of place, of machine or of resources changes any. Without an exception either way.
+
+A project of three steps is written down, mutated and read anew for each case; so is a copy of components/, of which
+the families' real closures are taken. Nothing of either is imported: keys are computed from the source.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from components.families.gan import Gan
+from components.families.gaussians import Gaussians
+from components.families.pointnet import PointNet
+from components.families.tsne import Tsne
+from components.families.voxnet import VoxNet
+from components.family import Family
+from components.sources.folder import Folder
+from components.sources.furniture import Furniture
+from components.steps.evaluate import evaluate
+from components.steps.predict import predict
+from components.steps.preprocess import preprocess
+from components.steps.register import register
+from components.steps.train import train
+from components.steps.tune import tune
+from pipelines.engine import code, keys
+from pipelines.engine.drawing import draw
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# A written project
+
+FILES = {
+    "components/__init__.py": '"""Parts."""\n',
+    "components/steps/__init__.py": "",
+    "components/steps/load.py": '''"""Loads."""
+
+import json
+import numpy as np
+from components.deep import helper
+from components.resource import resource
+
+LIMIT = 3
+TABLE = {"a": [1, 2]}
+
+
+def load(rows, start=0, *, scale: float = 1.0):
+    """Rows from the start on."""
+    # the first are skipped
+    text = resource("table.bin")
+    if start > LIMIT:
+        rows = rows[1:]
+    return helper.twice(len(rows) - start) * scale, text, json, np
+''',
+    "components/steps/learn.py": '''"""Learns."""
+
+import torch
+from components import model
+from .shared import mean
+
+
+class Learner(model.Base):
+    """Learns by heart."""
+
+    rate: float = 0.1
+    """of learning"""
+
+    def step(self, batch):
+        try:
+            return mean(batch) * self.rate
+        except ValueError:
+            """nothing to learn from"""
+            return torch.zeros(1)
+
+    @property
+    def name(self):
+        return f"learner {self.rate}"
+''',
+    "components/steps/shared.py": "def mean(values):\n    return sum(values) / len(values)\n",
+    "components/steps/judge.py": '''"""Judges."""
+
+from pathlib import Path
+
+
+def judge(result, limit=0.5):
+    late = Path(__file__).with_name("late.py")
+    return result > limit, late
+''',
+    "components/steps/late.py": "LATE = 1\n",
+    "components/deep/__init__.py": "",
+    "components/deep/helper.py": """from components.deep.deeper import FACTOR
+
+
+def twice(n):
+    return n * FACTOR
+""",
+    "components/deep/deeper.py": "FACTOR = 2\n",
+    "components/model.py": "class Base:\n    decay = 0.9\n\n    def forward(self, x):\n        return x\n",
+    "components/resource.py": "def resource(name):\n    return name\n",
+    "components/sources/data/table.bin": "one",
+    "components/sources/data/other.bin": "one",
+    "pipelines/engine/runner.py": "SPEED = 1\n",
+    "constraints.txt": "numpy==2.4.6\nabsent-package==1.0\n",
+}
+LOAD, LEARN, JUDGE = ("components.steps." + name for name in ("load", "learn", "judge"))
+ALL = {LOAD, LEARN, JUDGE}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    root = tmp_path / "project"
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    yield from at(root, monkeypatch)
+
+
+def at(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Code is read from `root`."""
+    monkeypatch.setattr(code, "ROOT", root)
+    monkeypatch.setattr(code, "LOCK", root / "constraints.txt")
+    code._versions.cache_clear()
+    yield root
+    code._versions.cache_clear()
+    keys.forget()
+
+
+def said(names: set[str]) -> dict[str, str]:
+    """The key of a step of each of these modules, were it called without parameters."""
+    keys.forget()
+    code._versions.cache_clear()
+    return {name: keys.digest(keys.ingredients({name}, {}, 0)) for name in names}
+
+
+def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def mutate(root: Path, file: str, old: str, new: str) -> None:
+    path = root / file
+    text = path.read_text()
+    assert text.count(old) == 1, f"{file} has {old!r} {text.count(old)} times"
+    path.write_text(text.replace(old, new))
+
+
+SEEN = {
+    "a helper's body": ("components/deep/helper.py", "n * FACTOR", "FACTOR * n", {LOAD}),
+    "a body of the step": ("components/steps/load.py", "rows[1:]", "rows[2:]", {LOAD}),
+    "a condition": ("components/steps/load.py", "start > LIMIT", "start >= LIMIT", {LOAD}),
+    "a constant": ("components/steps/load.py", "LIMIT = 3", "LIMIT = 4", {LOAD}),
+    "a number's kind": ("components/steps/load.py", "LIMIT = 3", "LIMIT = 3.0", {LOAD}),
+    "a constant within another": ("components/steps/load.py", "[1, 2]", "[1, 3]", {LOAD}),
+    "a constant two imports away": ("components/deep/deeper.py", "2", "3", {LOAD}),
+    "a default argument": ("components/steps/load.py", "start=0", "start=1", {LOAD}),
+    "a keyword's default": ("components/steps/load.py", "float = 1.0", "float = 2.0", {LOAD}),
+    "the order of arguments": ("components/steps/judge.py", "result, limit=0.5", "limit=0.5, result=0", {JUDGE}),
+    "a field": ("components/steps/learn.py", "float = 0.1", "float = 0.2", {LEARN}),
+    "a method": ("components/steps/learn.py", "* self.rate\n", "/ self.rate\n", {LEARN}),
+    "a decorator": ("components/steps/learn.py", "    @property\n", "", {LEARN}),
+    "a base class": ("components/steps/learn.py", "(model.Base)", "", {LEARN}),
+    "a base class's method": ("components/model.py", "return x", "return -x", {LEARN}),
+    "a base class's attribute": ("components/model.py", "0.9", "0.99", {LEARN}),
+    "what is caught": ("components/steps/learn.py", "ValueError", "TypeError", {LEARN}),
+    "what a handler does": ("components/steps/learn.py", "zeros(1)", "zeros(2)", {LEARN}),
+    "text that does something": ("components/steps/learn.py", 'f"learner {', 'f"Learner {', {LEARN}),
+    "an import": ("components/steps/load.py", "import numpy as np", "import scipy as np", {LOAD}),
+    "one import more": ("components/steps/load.py", "import json\n", "import json\nimport scipy\n", {LOAD}),
+    "a module of Python's own": ("components/steps/load.py", "import json\n", "import csv as json\n", {LOAD}),
+    "a relative import": ("components/steps/learn.py", "from .shared import mean", "from .load import LIMIT", {LEARN}),
+    "what is imported relatively": ("components/steps/shared.py", "sum(values)", "max(values)", {LEARN}),
+    "code in a folder's own file": ("components/deep/__init__.py", "", "import components.deep.deeper\n", {LOAD}),
+    "code in the root's own file": ("components/__init__.py", '"""Parts."""', "PARTS = 1", ALL),
+    "a file beside that is named": ("components/steps/late.py", "LATE = 1", "LATE = 2", {JUDGE}),
+    "a data file": ("components/sources/data/table.bin", "one", "two", {LOAD}),
+    "the name of a data file": ("components/steps/load.py", "table.bin", "other.bin", {LOAD}),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_every_mutation_of_what_is_done_changes_the_keys_that_it_concerns_and_no_other(project, name):
+    file, old, new, concerned = SEEN[name]
+    before = said(ALL)
+    if old:
+        mutate(project, file, old, new)
+    else:
+        (project / file).write_text(new)
+
+    assert changed(before, said(ALL)) == concerned
+
+
+UNSEEN = {
+    "a comment": ("components/steps/load.py", "# the first are skipped", "# those are skipped"),
+    "no comment": ("components/steps/load.py", "    # the first are skipped\n", ""),
+    "a module's docstring": ("components/steps/load.py", '"""Loads."""', '"""Reads."""'),
+    "a function's docstring": ("components/steps/load.py", '"""Rows from the start on."""', '"""Some rows."""'),
+    "no docstring": ("components/steps/load.py", '    """Rows from the start on."""\n', ""),
+    "a class's docstring": ("components/steps/learn.py", '"""Learns by heart."""', '"""Learns."""'),
+    "a bare string under a field": ("components/steps/learn.py", '"""of learning"""', '"""0 to 1"""'),
+    "a bare string in a handler": ("components/steps/learn.py", '"""nothing to learn from"""', '"""an empty batch"""'),
+    "a new bare string": ("components/deep/deeper.py", "FACTOR = 2", 'FACTOR = 2\n"""doubles"""'),
+    "blank lines": ("components/steps/load.py", "LIMIT = 3\n", "\n\nLIMIT = 3\n\n"),
+    "spaces": ("components/deep/helper.py", "n * FACTOR", "(n  *  FACTOR)"),
+    "quotes": ("components/steps/load.py", '{"a":', "{'a':"),
+    "a number's spelling": ("components/steps/load.py", "LIMIT = 3", "LIMIT = 0x3"),
+    "the engine": ("pipelines/engine/runner.py", "SPEED = 1", "SPEED = 2"),
+    "a data file that is not read": ("components/sources/data/other.bin", "one", "two"),
+    "a package that is not imported": ("constraints.txt", "absent-package==1.0", "absent-package==2.0"),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_no_mutation_of_words_or_of_what_is_not_used_changes_any_key(project, name):
+    before = said(ALL)
+    mutate(project, *UNSEEN[name])
+
+    assert changed(before, said(ALL)) == set()
+
+
+def versions(monkeypatch: pytest.MonkeyPatch, **known: str) -> None:
+    """The machine has these versions; of what is None, none."""
+    real = metadata.version
+
+    def version(name: str) -> str:
+        found = known.get(name, "")
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found or real(name)
+
+    monkeypatch.setattr(code.metadata, "version", version)
+
+
+def test_another_version_of_a_package_changes_the_keys_that_import_it(project, monkeypatch):
+    before = said(ALL)
+    versions(monkeypatch, numpy="9.9.9")
+
+    assert changed(before, said(ALL)) == {LOAD}
+
+
+def test_every_package_that_shares_an_import_counts(project, monkeypatch):
+    """`import google` may be brought by any of five packages."""
+    monkeypatch.setattr(code, "_packages", lambda: {"numpy": ["numpy", "scipy"]})
+    before = said(ALL)
+    versions(monkeypatch, numpy="9.9.9")
+    first = said(ALL)
+    versions(monkeypatch, scipy="9.9.9")
+
+    assert changed(before, first) == changed(first, said(ALL)) == {LOAD}
+
+
+def test_the_machines_build_of_a_package_changes_no_key(project, monkeypatch):
+    versions(monkeypatch, torch="2.13.0+cpu")
+    before = said(ALL)
+    versions(monkeypatch, torch="2.13.0+cu130")
+
+    assert changed(before, said(ALL)) == set()
+    versions(monkeypatch, torch="2.13.1+cpu")
+    assert changed(before, said(ALL)) == {LEARN}
+
+
+def test_a_package_that_one_machine_has_and_another_lacks_changes_no_key_while_both_keep_to_the_lock(
+    project, monkeypatch
+):
+    mutate(project, "components/steps/load.py", "import json\n", "import json\nimport absent_package\n")
+    without = said(ALL)
+    versions(monkeypatch, absent_package="1.0+cu130")
+
+    assert changed(without, said(ALL)) == set()
+    versions(monkeypatch, absent_package="1.1")
+    assert changed(without, said(ALL)) == {LOAD}
+
+
+def test_a_locked_version_counts_where_the_package_is_not_installed(project):
+    mutate(project, "components/steps/load.py", "import json\n", "import json\nimport absent_package\n")
+    before = said(ALL)
+    mutate(project, "constraints.txt", "absent-package==1.0", "absent-package==2.0")
+
+    assert changed(before, said(ALL)) == {LOAD}
+
+
+def test_a_module_of_no_package_counts_by_its_source(project, monkeypatch, tmp_path):
+    stray = tmp_path / "stray"
+    stray.mkdir()
+    (stray / "rayfield_stray.py").write_text("STRAY = 1\n")
+    monkeypatch.syspath_prepend(str(stray))
+    mutate(project, "components/steps/load.py", "import json\n", "import json\nimport rayfield_stray\n")
+    before = said(ALL)
+    (stray / "rayfield_stray.py").write_text("STRAY = 22\n")
+
+    assert changed(before, said(ALL)) == {LOAD}
+
+
+def test_a_module_at_the_projects_root_counts_as_the_projects_own(project):
+    (project / "beside.py").write_text("BESIDE = 1\n")
+    mutate(project, "components/steps/load.py", "import json\n", "import json\nimport beside\n")
+    before = said(ALL)
+    (project / "beside.py").write_text("BESIDE = 2\n")
+
+    assert changed(before, said(ALL)) == {LOAD}
+
+
+def test_a_data_file_is_seen_under_another_name_of_the_function(project):
+    mutate(project, "components/steps/load.py", "import resource\n", "import resource as asset\n")
+    mutate(project, "components/steps/load.py", 'resource("table.bin")', 'asset("table.bin")')
+    before = said(ALL)
+    (project / "components/sources/data/table.bin").write_text("two")
+
+    assert changed(before, said(ALL)) == {LOAD}
+
+
+@pytest.mark.parametrize("call", ["resource(rows)", 'resource("a" + rows)', "resource(*rows)", "resource()"])
+def test_a_data_file_whose_name_no_key_could_hold_is_refused(project, call):
+    mutate(project, "components/steps/load.py", 'resource("table.bin")', call)
+
+    with pytest.raises(code.UsageError, match="takes a name in quotes"):
+        said(ALL)
+
+
+def test_the_place_of_the_project_changes_no_key(project, monkeypatch, tmp_path):
+    before = said(ALL)
+    shutil.copytree(project, tmp_path / "unpacked" / "by_ray")
+    monkeypatch.setattr(code, "ROOT", tmp_path / "unpacked" / "by_ray")
+
+    assert changed(before, said(ALL)) == set()
+
+
+# The project itself
+
+FAMILIES: dict[str, Family] = {
+    "pointnet": PointNet.tiny(),
+    "voxnet": VoxNet.tiny(),
+    "gan": Gan.tiny(),
+    "gaussians": Gaussians.tiny(),
+    "tsne": Tsne.tiny(),
+}
+EVERY = set(FAMILIES)
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    root = tmp_path / "copy"
+    shutil.copytree(ROOT / "components", root / "components", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "constraints.txt", root)
+    yield from at(root, monkeypatch)
+
+
+def real_keys() -> dict[str, str]:
+    """The keys of every step: the preprocessing of each source, and a training of each family with what follows it."""
+
+    def pipeline() -> None:
+        for family in FAMILIES.values():
+            table = preprocess(Furniture(), [family.representation()])
+            checkpoint = train(family, table)
+            register(evaluate(checkpoint, table), name=family.name)
+            tune(family, table)
+        predict(checkpoint, table)
+
+    code._versions.cache_clear()
+    nodes = draw(pipeline, {}, {}).nodes.values()
+    return {f"{node.title} {place}": node.key for place, node in enumerate(nodes)}
+
+
+def concerned(before: Mapping[str, str], step: str) -> set[str]:
+    """The families whose step of that name has another key now."""
+    own = {title.split()[1] for title in changed(before, real_keys()) if title.startswith(step)}
+    return own & EVERY
+
+
+REAL = {
+    "a kernel": ("components/kernels/voxels.py", "def ", "STRANGE = 1\n\n\ndef ", {"voxnet"}),
+    "the rasteriser of views": ("components/kernels/raster.py", "def ", "ODD = 1\n\n\ndef ", {"gan", "gaussians"}),
+    "the rasteriser of splats": ("components/kernels/splatting.py", "def ", "STRANGE = 1\n\n\ndef ", {"gaussians"}),
+    "a layer": ("components/layers/ssim.py", "def ", "STRANGE = 1\n\n\ndef ", {"gaussians"}),
+    "a constant of a layer": ("components/layers/splats.py", "NEAR = ", "NEAR = 2 * ", {"gaussians"}),
+    "a representation": (
+        "components/representations/points.py",
+        "class Points",
+        "ODD = 1\n\n\nclass Points",
+        {"pointnet"},
+    ),
+    "a family": ("components/families/voxnet.py", "class VoxNet", "ODD = 1\n\n\nclass VoxNet", {"voxnet"}),
+    "what a family is": ("components/family.py", "class Goal", "class Goal_", EVERY),
+    "the loop": ("components/training.py", "class Clock", "ODD = 1\n\n\nclass Clock", EVERY),
+    "a decoder, through the table": ("components/packed.py", "def mesh_at", "def mesh_at_", EVERY),
+    "the splits, through the table": ("components/source.py", '"val/"', '"held/"', EVERY),
+    "a shard's size, through the table": ("components/steps/preprocess.py", "SHARD = 32", "SHARD = 64", EVERY),
+    "the training step": ("components/steps/train.py", "PARTS = 10", "PARTS = 5", EVERY),
+    "another step": ("components/steps/register.py", "def model_card", "def model_cards", set()),
+    "the search": ("components/steps/tune.py", "GROUP = 8", "GROUP = 4", set()),
+    "a source that is not used": ("components/sources/folder.py", "VAL = 0.12", "VAL = 0.2", set()),
+    "words alone": ("components/training.py", '"""', '"""Indeed. ', set()),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_change_of_the_real_code_changes_the_trainings_that_use_it_and_no_other(copied, name):
+    file, old, new, families = REAL[name]
+    before = real_keys()
+    path = copied / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+    assert concerned(before, "train") == families
+
+
+@pytest.mark.parametrize("name", ["furniture.bin", "textured.bin"])
+def test_one_byte_of_a_bundled_data_file_changes_every_key_that_its_source_leads_to(copied, name):
+    before = real_keys()
+    path = copied / "components" / "sources" / "data" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+    assert changed(before, real_keys()) == set(before)
+
+
+def test_the_code_that_a_registered_model_is_asked_by_is_in_the_key_of_its_registration(copied):
+    """MLflow runs served.py by its path: no import leads there."""
+    before = real_keys()
+    mutate(copied, "components/steps/served.py", "set_model(Served())", "set_model(Served(  )) or None")
+
+    assert {title.split()[0] for title in changed(before, real_keys())} == {"register"}
+
+
+def test_a_comment_in_every_file_changes_no_key(copied):
+    before = real_keys()
+    for path in (copied / "components").rglob("*.py"):
+        path.write_text(path.read_text() + "\n# a remark\n")
+
+    assert changed(before, real_keys()) == set()
+
+
+def test_every_decoder_is_behind_a_folder_of_shapes(copied):
+    """Decoders are chosen by the ending of a file's name when it is opened."""
+    found = {one.name for one in code.closure([Folder.__module__])}
+
+    assert found >= {f"components.decoders.{path.stem}" for path in (copied / "components/decoders").glob("[a-z]*.py")}
+
+
+def test_only_what_finds_families_sources_and_results_imports_by_a_name_that_it_is_given():
+    """The class itself is in the key wherever one of these was asked: what else were found so would be in none."""
+    by_name = {
+        path.relative_to(ROOT / "components").as_posix()
+        for path in (ROOT / "components").rglob("*.py")
+        if "import_module(" in path.read_text() or "__import__(" in path.read_text()
+    }
+
+    assert by_name == {"family.py", "source.py", "plain.py", "steps/register.py"}
+
+
+def test_only_resource_reads_what_lies_beside_the_code():
+    beside = {
+        path.relative_to(ROOT / "components").as_posix()
+        for path in (ROOT / "components").rglob("*.py")
+        if "__file__" in path.read_text()
+    }
+
+    assert beside == {"resource.py", "steps/register.py"}
+
+
+# Parameters
+
+
+def drawn(**values: object) -> dict[str, str]:
+    def pipeline(trials: int = 8, lr: float = 1e-3, count: int = 64, workers: int = 1, seed: int = 0) -> None:
+        family = replace(PointNet.tiny(), lr=lr, stored=count)
+        table = preprocess(Furniture(), [family.representation()])
+        checkpoint = train(tune(family, table, trials=trials), table, workers=workers)
+        predict(checkpoint, preprocess(Furniture(), [VoxNet.tiny().representation()]))
+        evaluate(checkpoint, table)
+
+    nodes = draw(pipeline, values, {}).nodes.values()
+    return {f"{place} {node.title}": node.key for place, node in enumerate(nodes)}
+
+
+@pytest.mark.parametrize(
+    ("value", "steps"),
+    [
+        ({"trials": 16}, {"1 tune pointnet", "2 train pointnet", "4 predict pointnet", "5 evaluate pointnet"}),
+        ({"lr": 3e-4}, {"1 tune pointnet", "2 train pointnet", "4 predict pointnet", "5 evaluate pointnet"}),
+        (
+            {"count": 32},
+            {"0 preprocess", "1 tune pointnet", "2 train pointnet", "4 predict pointnet", "5 evaluate pointnet"},
+        ),
+        ({"workers": 4}, set()),
+    ],
+    ids=["a step's own", "a family's", "a representation's", "resources"],
+)
+def test_a_parameter_changes_the_keys_of_the_steps_that_read_it_and_of_what_they_lead_to(value, steps):
+    assert changed(drawn(), drawn(**value)) == steps
+
+
+def test_a_seed_changes_every_key():
+    assert changed(drawn(), drawn(seed=1)) == set(drawn())
