@@ -10,7 +10,8 @@ Called outside a drawing it runs at once, so that tests and notebooks need no en
 import inspect
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,9 @@ class Context(Protocol):
 
     def flush(self) -> None:
         """Makes what was said so far safe: a worker calls it before it ends."""
+
+    def working(self, name: str, gpus: float = 0) -> AbstractContextManager[None]:
+        """What a process does for this step: what it prints is in the step's logs, what it takes in its cost."""
 
 
 class Drawing(Protocol):
@@ -223,3 +227,7 @@ class Printing:
 
     def flush(self) -> None:
         pass
+
+    @contextmanager
+    def working(self, name: str, gpus: float = 0) -> Iterator[None]:
+        yield

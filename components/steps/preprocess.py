@@ -123,7 +123,7 @@ def _make(jobs: list[Job], source: Source, context: Context, on: str, total: int
     """Makes the shards that are missing, here or on Ray Data: the same function either way."""
     done = total - sum(len(job.assets) for job in jobs)
     context.progress(done, total, "assets")
-    for job, _ in spread(make, jobs, (source, context), on=on, cpus=context.resources.get("CPU", 1)):
+    for job, _ in spread(make, jobs, (source, context), on=on, context=context):
         done += len(job.assets)
         context.progress(done, total, "assets")
 

@@ -70,7 +70,7 @@ def _fit(task: "Training", workers: int, gpus: float) -> Checkpoint:
     needs = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
     trainer = TorchTrainer(
         run_worker,
-        train_loop_config={"task": task, "store": files.root()},
+        train_loop_config={"task": task, "store": files.root(), "gpus": gpus},
         datasets={"train": stream.dataset(task.table, task.family)} if task.streamed else None,
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpus > 0, resources_per_worker=None if local else needs
@@ -91,10 +91,13 @@ def _fit(task: "Training", workers: int, gpus: float) -> Checkpoint:
 
 def run_worker(config: Mapping[str, Any]) -> Checkpoint:
     """What each worker of Ray Train runs."""
+    from ray.train import get_context
     from ray.train.torch import get_device
 
     files.use(config["store"])
-    return config["task"].run(get_device())
+    task: Training = config["task"]
+    with task.context.working(f"worker {get_context().get_world_rank()}", config["gpus"]):
+        return task.run(get_device())
 
 
 @dataclass

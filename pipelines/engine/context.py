@@ -10,15 +10,19 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from components.errors import RayfieldError
 from components.files import keep
 from components.plain import decode, encode
 from pipelines.engine.keys import digest, in_key, ingredients, modules_of
+from pipelines.engine.logs import captured
+from pipelines.engine.spending import spending
 from pipelines.engine.store import Store
 
 FLUSH = 1.0  # seconds that a line may wait
@@ -77,6 +81,20 @@ class Running:
 
     def remember(self, key: str, artifact: Any) -> None:
         self.store.commit(key, {"part_of": self.step_key, "result": encode(artifact), "when": time.time()})
+
+    @contextmanager
+    def working(self, name: str, gpus: float = 0) -> Iterator[None]:
+        with (
+            captured(self.store, f"runs/{self.run}/logs/{self.step_key}", name),
+            spending(self.store, f"runs/{self.run}/spent/{self.step_key}", gpus),
+        ):
+            try:
+                yield
+            except BaseException:
+                with suppress(OSError, RayfieldError):  # the first error is the one to tell
+                    self.flush()
+                raise
+            self.flush()
 
     def _say(self, **line: Any) -> None:
         self.waiting.append({"time": time.time(), **line})

@@ -57,6 +57,9 @@ class Runner:
     outcome: Outcome = field(default_factory=Outcome)
     leases: dict[str, Lease] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
+    written: int = 0
+    """lines of the ledger"""
     seen: dict[str, set[str]] = field(default_factory=dict)
     not_before: dict[str, float] = field(default_factory=dict)
     _executor: Executor | None = None
@@ -118,6 +121,8 @@ class Runner:
             self._executor = self.executor()
         self.leases[node["key"]] = lease
         self.attempts[node["key"]] = self.attempts.get(node["key"], 0) + 1
+        self.began[node["key"]] = time.time()
+        self._record(node, "running")
         for watcher in self.watchers:
             watcher.began(node)
         self._executor.submit(node, self.run, self.store.address)
@@ -131,6 +136,7 @@ class Runner:
             return
         if self.attempts[key] < ATTEMPTS.get(outcome["kind"], 1):
             self.not_before[key] = time.monotonic() + 2.0 ** self.attempts[key]
+            self._record(node, "again", outcome["error"])
             return
         self.outcome.errors[key] = dict(outcome)
         self._finish(node, "failed", error=outcome["error"])
@@ -143,12 +149,20 @@ class Runner:
         for watcher in self.watchers:
             watcher.ended(node, status, manifest, error)
 
-    def _record(self, node: Mapping[str, Any], status: str, error: str) -> None:
-        line = {"time": time.time(), "key": node["key"], "title": node["title"], "status": status, "error": error}
+    def _record(self, node: Mapping[str, Any], status: str, error: str = "") -> None:
+        line: dict[str, Any] = {
+            "time": time.time(),
+            "key": node["key"],
+            "title": node["title"],
+            "status": status,
+            "error": error,
+        }
         line["attempts"] = self.attempts.get(node["key"], 0)
+        line["began"] = self.began.get(node["key"])
         if trace := self.outcome.errors.get(node["key"], {}).get("traceback"):
             line["traceback"] = trace
-        self.store.write(f"runs/{self.run}/ledger/{len(self.outcome.status):05d}.json", json.dumps(line).encode())
+        self.store.write(f"runs/{self.run}/ledger/{self.written:05d}.json", json.dumps(line).encode())
+        self.written += 1
 
     def _listen(self) -> None:
         """Passes on what the running steps said."""

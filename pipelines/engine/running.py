@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from components.secrets import redacted
 from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
 from pipelines.engine.pipeline import sketch
@@ -64,7 +65,7 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
         "started": time.time(),
         "owner": owner(),
     }
-    store.write(f"runs/{run}/run.json", json.dumps(record).encode())
+    store.write(f"runs/{run}/run.json", json.dumps(redacted(record)).encode())
     return record
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from components.files import File
 from components.plain import decode
+from components.secrets import redacted
 from components.steps.register import client, experiment
 from pipelines.engine.code import ROOT
 from pipelines.engine.context import events
@@ -104,7 +105,7 @@ class Sender:
     def _parameters(self, run_id: str, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        flat = [Param(name, str(value)[:6000]) for name, value in flatten(values)]
+        flat = [Param(name, str(value)[:6000]) for name, value in flatten(redacted(values))]
         for start in range(0, len(flat), 100):
             self.api.log_batch(run_id, params=flat[start : start + 100])
 
