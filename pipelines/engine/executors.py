@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pipelines.engine.code import ROOT
+from pipelines.engine.logs import rescue
 from pipelines.engine.work import work
 
 # RAY_MLFLOW.md 8: what a local cluster is started with; whatever the user has set wins
@@ -87,6 +88,7 @@ class OnRay:
         try:
             return self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
+            rescue()
             words = " ".join(str(error).split())[:500]
             return {"ok": False, "error": words, "kind": "preempted", "traceback": str(error)}
 
@@ -109,7 +111,12 @@ def connect() -> None:
     # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".rayfield" / "numba"))
-    own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
+    # "local": without it Ray joins whatever cluster it finds on this machine
+    own = (
+        {}
+        if os.environ.get("RAY_ADDRESS")
+        else {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
+    )
     ray.init(
         log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
         logging_level="ERROR",

@@ -57,9 +57,7 @@ class Runner:
     outcome: Outcome = field(default_factory=Outcome)
     leases: dict[str, Lease] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
-    began: dict[str, float] = field(default_factory=dict)
-    written: int = 0
-    """lines of the ledger"""
+    lines: int = 0
     seen: dict[str, set[str]] = field(default_factory=dict)
     not_before: dict[str, float] = field(default_factory=dict)
     _executor: Executor | None = None
@@ -121,7 +119,6 @@ class Runner:
             self._executor = self.executor()
         self.leases[node["key"]] = lease
         self.attempts[node["key"]] = self.attempts.get(node["key"], 0) + 1
-        self.began[node["key"]] = time.time()
         self._record(node, "running")
         for watcher in self.watchers:
             watcher.began(node)
@@ -136,7 +133,7 @@ class Runner:
             return
         if self.attempts[key] < ATTEMPTS.get(outcome["kind"], 1):
             self.not_before[key] = time.monotonic() + 2.0 ** self.attempts[key]
-            self._record(node, "again", outcome["error"])
+            self._record(node, "retry", outcome["error"])
             return
         self.outcome.errors[key] = dict(outcome)
         self._finish(node, "failed", error=outcome["error"])
@@ -158,11 +155,10 @@ class Runner:
             "error": error,
         }
         line["attempts"] = self.attempts.get(node["key"], 0)
-        line["began"] = self.began.get(node["key"])
         if trace := self.outcome.errors.get(node["key"], {}).get("traceback"):
             line["traceback"] = trace
-        self.store.write(f"runs/{self.run}/ledger/{self.written:05d}.json", json.dumps(line).encode())
-        self.written += 1
+        self.store.write(f"runs/{self.run}/ledger/{self.lines:05d}.json", json.dumps(line).encode())
+        self.lines += 1
 
     def _listen(self) -> None:
         """Passes on what the running steps said."""

@@ -122,9 +122,8 @@ def test_of_a_bar_that_is_drawn_over_and_over_only_the_last_is_kept(store):
 
 
 def test_captures_inside_each_other_are_one(store):
-    with captured(store, FOLDER, "outer"):
-        with captured(store, FOLDER, "inner"):
-            print("words")
+    with captured(store, FOLDER, "outer"), captured(store, FOLDER, "inner"):
+        print("words")
 
     assert [(line.writer, line.text) for line in read(store, "run", "key", {})] == [("outer", "words")]
 
