@@ -67,6 +67,11 @@ class Writer:
             self._remember()
         return data[:end]
 
+    def tell(self, text: str) -> None:
+        """Adds a text that was not printed: a step's traceback, which the screen has in one line."""
+        with suppress(OSError, RayfieldError):
+            self._add(text.splitlines())
+
     def _add(self, lines: list[str]) -> None:
         # of a line that was drawn over and over, as progress bars are, the last drawing is enough
         shown = [text for line in lines if (text := line.rstrip("\r").rpartition("\r")[2].rstrip())]
@@ -109,17 +114,18 @@ def captured(store: Store, folder: str, name: str) -> Iterator[None]:
     try:
         rescue()
         writer = _writer(store, folder, name)
-        with ExitStack() as stack:
-            screen = stack.enter_context(_turned(writer.raw))
-            stack.callback(_bring, writer, screen, True)
-            stack.enter_context(_visits(writer, screen))
-            stack.enter_context(_project_logger())
-            try:
+        try:
+            with ExitStack() as stack:
+                screen = stack.enter_context(_turned(writer.raw))
+                stack.callback(_bring, writer, screen, True)
+                stack.enter_context(_visits(writer, screen))
+                stack.enter_context(_project_logger())
                 yield
-            except Exception:
-                traceback.print_exc()
-                raise
-        writer.forget()
+        except Exception:
+            writer.tell(traceback.format_exc())
+            raise
+        finally:
+            writer.forget()
     finally:
         _lock.release()
 

@@ -15,6 +15,7 @@ from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
 from pipelines.engine.pipeline import sketch
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
+from pipelines.engine.records import command, counts, environment
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Tracker, commit, ledger_lines
@@ -28,7 +29,7 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
     """Runs what is not in the store yet, and returns the exit code."""
     run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{request.digest()[:4]}{os.getpid() % 0xFFF:03x}"
     record = _begin(request, nodes, store, run)
-    tracker, screen = Tracker(store, run), watcher(len(nodes))
+    tracker, screen = Tracker(store, run), watcher(nodes)
     runner = Runner(store, run, nodes, OnRay, [screen])
     tracker.start()
     previous = signal.signal(signal.SIGTERM, _interrupt)
@@ -41,10 +42,25 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
     finally:
         screen.close()
         signal.signal(signal.SIGTERM, previous)
-    store.write(f"runs/{run}/run.json", json.dumps({**record, "ended": time.time(), "code": code}).encode())
+    store.write(
+        f"runs/{run}/run.json",
+        json.dumps({**record, "ended": time.time(), "code": code, "counts": counts(outcome.status)}).encode(),
+    )
+    _report(store, run)
     problem = tracker.finish()
     _say(nodes, store, outcome, code, problem, run, as_json)
     return code
+
+
+def _report(store: Store, run: str) -> None:
+    """Writes the run's report; what it lacks then is no reason to lose the run's exit code."""
+    from pipelines.engine.report import write_report
+
+    try:
+        write_report(store, run)
+    except Exception as error:
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        console().print(f"  The report was not written ({words}). `rayfield report {run}` tries again.")
 
 
 def _interrupt(*_: object) -> None:
@@ -60,7 +76,9 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
         "pipeline": request.name,
         "title": f"{request.name} {datetime.now(UTC):%Y-%m-%d %H:%M}",
         "parameters": {p.name: p.default for p in sketch(request.pipeline).parameters} | request.said(),
-        "nodes": [{"key": n["key"], "title": n["title"], "step": n["step"]} for n in nodes],
+        "nodes": [{name: n[name] for name in ("key", "title", "step", "needs")} for n in nodes],
+        "command": command(request),
+        "environment": environment(),
         "commit": commit(),
         "started": time.time(),
         "owner": owner(),

@@ -157,10 +157,17 @@ class Sender:
             key = name.partition("/")[0]
             status = words.get(statuses.get(key, ""), "KILLED" if over else "") if name else ""
             if not name and over:
+                self._attach_report(run_id)
                 status = {0: "FINISHED", 5: "KILLED"}.get(record["code"], "FAILED")
             if status and name not in self.ledger.closed:
                 self.api.set_terminated(run_id, status)
                 self.ledger.closed.append(name)
+
+    def _attach_report(self, run_id: str) -> None:
+        """The run's page, among the artifacts of its MLflow run."""
+        data = self.store.read(f"runs/{self.run}/report.html")
+        if data is not None and "" not in self.ledger.closed:
+            self.api.log_text(run_id, data.decode(), "report.html")
 
 
 def ledger_lines(store: Store, run: str) -> Iterator[dict[str, Any]]:

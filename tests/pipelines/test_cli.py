@@ -211,11 +211,25 @@ def test_a_plan_says_what_would_run(toy, untracked):
 
 
 def test_the_last_runs_are_listed(toy, untracked):
-    assert "No run yet" in rayfield("status").stderr
+    assert "No run yet" in rayfield("runs").stderr
     rayfield("run", toy, "--kind", "data")
-    (row,) = json.loads(rayfield("status", "--json").stdout)
+    rayfield("run", toy, "--value", "9")
+    rows = {row["status"]: row for row in json.loads(rayfield("runs", "--json").stdout)}
 
-    assert (row["pipeline"], row["status"]) == ("toy", "failed")
+    assert rows.keys() == {"failed", "done"}
+    assert rows["failed"]["steps"] == {"failed": 1, "done": 2}
+    assert json.loads(rayfield("runs", "--json", "--failed").stdout) == [rows["failed"]]
+    assert json.loads(rayfield("runs", "--json", "--pipeline", "other").stdout) == []
+    assert len(json.loads(rayfield("runs", "--json", "-n", "1").stdout)) == 1
+
+
+def test_status_is_about_what_runs_now(toy, untracked):
+    assert "No run yet" in rayfield("status").stderr
+    rayfield("run", toy)
+
+    assert json.loads(rayfield("status", "--json").stdout) == []
+    assert "Nothing runs. The last run:" in rayfield("status").stderr
+    assert json.loads(rayfield("status", "last", "--json").stdout)[0]["status"] == "done"
 
 
 # Bad input
