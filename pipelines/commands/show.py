@@ -19,11 +19,11 @@ SECTION = "See"
 def show(run: str, store: str, as_json: bool) -> None:
     """Show RUN, the last by default: its steps, what came of them and what they took, and what went wrong."""
     place = store_at(store)
-    from pipelines.engine.seeing import find, open_run, why
+    from pipelines.engine.seeing import find, open_run, whys
 
     found = open_run(place, find(place, run))
     if as_json:
-        return click.echo(json.dumps(_as_dict(found, place, why), indent=1))
+        return click.echo(json.dumps(_as_dict(found, whys(found, place)), indent=1))
     from pipelines.engine.display import console, run_tree
 
     run_tree(found, console())
@@ -35,14 +35,14 @@ def show(run: str, store: str, as_json: bool) -> None:
     return None
 
 
-def _as_dict(run: Any, store: Any, why: Any) -> dict[str, Any]:
+def _as_dict(run: Any, whys: dict[str, str]) -> dict[str, Any]:
     steps = [
         {
             "title": step.title,
             "key": step.key,
             "step": step.step,
             "status": step.status,
-            "why": why(step, store),
+            "why": whys[step.key],
             "began": step.began,
             "ended": step.ended,
             "attempts": step.attempts,

@@ -183,7 +183,7 @@ def watcher(nodes: Sequence[Mapping[str, Any]]) -> Any:
 
 def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str]) -> None:
     """The table that ends a run: what was prepared, tuned, trained, how good it is, and what is registered."""
-    table = _table("", "step", "what came of it", "time")
+    table = plain_table("", "step", "what came of it", "time")
     for node in nodes:
         manifest = manifests.get(node["key"])
         seconds = f"{manifest['cost']['seconds']:.1f} s" if manifest else ""
@@ -195,7 +195,7 @@ def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: M
     _models(manifests, screen)
 
 
-def _table(*names: str, right: Sequence[str] = ("time",)) -> Any:
+def plain_table(*names: str, right: Sequence[str] = ("time",)) -> Any:
     from rich.table import Table
 
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
@@ -211,7 +211,7 @@ def run_tree(run: Any, screen: Any) -> None:
     rows = tree(run.steps)
     gpu = any(step.cost.get("gpu") for _, step in rows)
     names = ["step", "", "time", "CPU", *(["GPU"] if gpu else []), "what came of it"]
-    table = _table(*names, right=("time", "CPU", "GPU"))
+    table = plain_table(*names, right=("time", "CPU", "GPU"))
     for indent, step in rows:
         color = COLORS.get(step.status, "cyan" if step.status in ("running", "retry") else "dim")
         tried = f", {step.attempts} attempts" if step.attempts > 1 else ""

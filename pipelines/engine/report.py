@@ -18,7 +18,7 @@ from components.files import where
 from components.secrets import redact, redacted
 from pipelines.engine import svg
 from pipelines.engine.logs import read
-from pipelines.engine.seeing import Run, Said, Step, duration, history, open_run, said, why
+from pipelines.engine.seeing import Run, Said, Step, duration, history, open_run, said, whys
 from pipelines.engine.store import Store
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -42,6 +42,7 @@ def report(store: Store, name: str, now: float | None = None) -> str:
 
     run = open_run(store, name)
     told = {step.key: said(store, step.made_in(name), step.key) for step in run.steps}
+    reasons = whys(run, store)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = duration
     return environment.from_string(TEMPLATE.read_text()).render(
@@ -51,7 +52,7 @@ def report(store: Store, name: str, now: float | None = None) -> str:
         comparisons=[_result(step) for step in run.steps if "means" in _result(step)],
         graph=_safe(svg.graph(run.steps)),
         timeline=_timeline(run, now or time.time()),
-        steps=[_step(store, run, step, told[step.key]) for step in run.steps],
+        steps=[_step(store, run, step, told[step.key], reasons[step.key]) for step in run.steps],
         training=[drawn for step in run.steps if (drawn := _training(store, step, told[step.key]))],
         figures=list(_figures(store, run.steps, told)),
     )
@@ -167,14 +168,14 @@ def _scores(steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _step(store: Store, run: Run, step: Step, told: Said) -> dict[str, Any]:
+def _step(store: Store, run: Run, step: Step, told: Said, why: str) -> dict[str, Any]:
     trace = step.failures[-1].get("traceback", "") if step.failures else ""
     return {
         "key": step.key,
         "title": redact(step.title),
         "status": step.status,
         "word": "kept" if step.status == "cached" else step.status,
-        "why": redact(why(step, store)),
+        "why": redact(why),
         "what": redact(step.what),
         "seconds": duration(step.seconds),
         "cpu": duration(step.cost.get("cpu")),
@@ -206,10 +207,9 @@ def _training(store: Store, step: Step, told: Said) -> dict[str, Any] | None:
     """The curves of a step: its own by name, training and validation together, and those of its trials."""
     own = history(store, step.manifest) or told.curves.get("", {})
     charts = [_chart(name, lines) for name, lines in _pairs(own).items()]
-    trials = {trial: curves for trial, curves in told.curves.items() if trial}
+    trials = {trial: curves for trial, curves in sorted(told.curves.items()) if trial}
     for name in dict.fromkeys(name for curves in trials.values() for name in curves):
-        lines = {trial: curves[name] for trial, curves in trials.items() if name in curves}
-        charts.append(_chart(f"{name}, {len(lines)} trials", lines))
+        charts.append(_chart(f"{name} of the trials", {t: own[name] for t, own in trials.items() if name in own}))
     drawn = [drawing for drawing in charts if drawing][:12]
     return {"title": redact(step.title), "key": step.key, "charts": drawn} if drawn else None
 
@@ -223,7 +223,8 @@ def _pairs(curves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _chart(title: str, lines: Mapping[str, Any]) -> Any:
-    long = {name: points for name, points in lines.items() if len(points) > 1}
+    """A chart of what has more than one value; nothing if all of them are one."""
+    long = {name: points for name, points in lines.items() if len({value for _, value in points}) > 1}
     drawn = svg.chart(title, long) if long else ""
     return {"svg": _safe(drawn), "names": list(long) if 1 < len(long) <= 8 else []} if drawn else None
 

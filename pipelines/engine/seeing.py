@@ -14,6 +14,9 @@ from pipelines.engine.store import Store, _free
 STATES = {0: "done", 3: "refused", 5: "interrupted"}
 """how a run ended, by its exit code; any other is "failed\""""
 
+PHRASES = 4
+"""reasons of one step that are told"""
+
 
 @dataclass
 class Step:
@@ -205,13 +208,25 @@ def history(store: Store, manifest: Mapping[str, Any] | None) -> dict[str, list[
     return curves
 
 
-def why(step: Step, store: Store) -> str:
-    """Why a step ran, or did not."""
+def whys(run: Run, store: Store) -> dict[str, str]:
+    """Why each step ran, or did not."""
+    found = {step.key: _why(step) for step in run.steps}
     try:
-        from pipelines.engine.explain import why as explained  # type: ignore[import-not-found]
+        from pipelines.engine.explain import Reasons  # type: ignore[import-not-found]
     except ImportError:
-        return _why(step)
-    return str(explained(step, store) or _why(step))
+        return found
+    made = {step.key: {**step.manifest, "needs": step.needs} for step in run.steps if step.manifest}
+    reasons = Reasons(store, list(made.values()), made)
+    for step in run.steps:
+        if step.status == "done" and step.key in made:
+            phrases = reasons.all(made[step.key])
+            more = f"; and {len(phrases) - PHRASES} more" if len(phrases) > PHRASES else ""
+            found[step.key] = "; ".join(phrases[:PHRASES]) + more + _again(step)
+    return found
+
+
+def _again(step: Step) -> str:
+    return f"; {step.attempts} attempts" if step.attempts > 1 else ""
 
 
 def _why(step: Step) -> str:
@@ -222,8 +237,7 @@ def _why(step: Step) -> str:
         "waiting": "what it needs is not made yet",
         "interrupted": "the run was interrupted while it ran",
     }
-    again = f"; {step.attempts} attempts" if step.attempts > 1 else ""
-    return words.get(step.status, "there was no result under this key") + again
+    return words.get(step.status, "there was no result under this key") + _again(step)
 
 
 def duration(seconds: float | None) -> str:

@@ -9,7 +9,7 @@ from html import escape
 from pipelines.engine.layers import layout
 from pipelines.engine.seeing import Step, duration
 
-BOX, HIGH, ACROSS, DOWN = 164, 46, 208, 60
+BOX, HIGH, ACROSS, DOWN = 152, 46, 186, 60
 """of a node: its width and height, and the distances from one to the next"""
 LABEL, CHART, ROW = 190, 700, 26
 
@@ -45,7 +45,7 @@ def _node(step: Step, place: tuple[float, float]) -> str:
         f"<title>{escape(step.title)}: {escape(step.what or word)}</title>"
         f'<rect width="{BOX}" height="{HIGH}" rx="8"/>'
         f'<rect class="mark" width="4" height="{HIGH - 16}" x="8" y="8" rx="2"/>'
-        f'<text x="20" y="20">{escape(_cut(step.title, 20))}</text>'
+        f'<text x="20" y="20">{escape(_cut(step.title, 19))}</text>'
         f'<text class="small" x="20" y="36">{escape(under)}</text></g></a>'
     )
 
@@ -60,7 +60,7 @@ def timeline(steps: Sequence[Step], began: float, ended: float) -> str:
     whole = max(ended - began, 1e-3)
     scale = CHART / whole
     height = len(shown) * ROW + 26
-    parts = [_tick(LABEL + at * scale, height, duration(at) if at else "0") for at in ticks(whole)]
+    parts = [_tick(LABEL + at * scale, height, clock(at)) for at in ticks(whole)]
     for row, step in enumerate(shown):
         y = row * ROW + 22
         parts.append(f'<text class="label" x="{LABEL - 12}" y="{y + 15}">{escape(_cut(step.title, 26))}</text>')
@@ -90,6 +90,15 @@ def _bars(step: Step, began: float, ended: float, scale: float, y: float) -> lis
     took = duration((step.ended or ended) - step.starts[-1])
     parts.append(f'<text class="small" x="{right + 6:.1f}" y="{y + 15}">{took}</text>')
     return parts
+
+
+def clock(seconds: float) -> str:
+    """A time of the axis: 0.2 s, 0:30, 1:05:00."""
+    if seconds != int(seconds):
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    return f"{hours}:{left:02d}:{rest:02d}" if hours else f"{left}:{rest:02d}"
 
 
 def ticks(whole: float, most: int = 7) -> list[float]:
