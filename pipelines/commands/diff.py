@@ -29,7 +29,7 @@ def diff(run: str, other: str, store: str, as_json: bool) -> None:
     click.echo(f"  {found['runs'][0]}  ->  {found['runs'][1]}", err=True)
     for kind in ("parameters", "code", "packages", "data", "environment"):
         _section(kind, found[kind])
-    _steps(found["steps"])
+    _steps(found["steps"], [name.rpartition("-")[2] for name in found["runs"]])
     return None
 
 
@@ -47,11 +47,11 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)[:60]
 
 
-def _steps(steps: list[dict[str, Any]]) -> None:
+def _steps(steps: list[dict[str, Any]], names: list[str]) -> None:
     from pipelines.engine.display import console, plain_table
     from pipelines.engine.seeing import duration
 
-    table = plain_table("step", "", "this", "that", "change", right=("this", "that", "change"))
+    table = plain_table("step", "", *names, "change", right=(*names, "change"))
     for step in steps:
         word = "same result" if step["same"] else " -> ".join(dict.fromkeys(_shown(s) for s in step["status"]))
         table.add_row(step["step"], word, *(duration(seconds) for seconds in step["seconds"]), "")

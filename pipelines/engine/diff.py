@@ -18,13 +18,19 @@ def difference(store: Store, one: Run, other: Run) -> dict[str, Any]:
     return {
         "runs": [one.name, other.name],
         "parameters": _changed(redacted(one.record["parameters"]), redacted(other.record["parameters"])),
-        "environment": _changed(one.record.get("environment", {}), other.record.get("environment", {})),
+        "environment": _environment(one.record, other.record),
         "commit": _changed({"commit": one.record["commit"]}, {"commit": other.record["commit"]}).get("commit"),
         "code": _code(store, ours["code"], theirs["code"]),
         "packages": _changed(ours["packages"], theirs["packages"]),
         "data": _changed(ours["data"], theirs["data"]),
         "steps": list(_steps(one, other)),
     }
+
+
+def _environment(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
+    if not (one.get("environment") and other.get("environment")):
+        return {}
+    return _changed(one["environment"], other["environment"])
 
 
 def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:

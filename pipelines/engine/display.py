@@ -11,14 +11,15 @@ from typing import Any
 MARKS = {"cached": "=", "done": "+", "failed": "x", "skipped": "-"}
 WORDS = {"cached": "kept", "done": "done", "failed": "failed", "skipped": "skipped", "waiting": "waiting"}
 COLORS = {"cached": "dim", "done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
+WIDE = 160  # columns where there is no terminal
 SAID = 30.0  # seconds between lines of one step's progress, where there is no terminal
 
 
 def console() -> Any:
-    """A console on stderr; NO_COLOR and pipes are honoured by rich."""
+    """A console on stderr; NO_COLOR and pipes are honoured by rich. A file has room for long lines."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
 
 
 class Lines:
@@ -118,7 +119,7 @@ class Live:
             def get_renderables(self) -> Iterable[Any]:
                 if self.tasks:
                     yield self.make_tasks_table(self.tasks)
-                yield live.waiting(self.console.width)
+                yield live.waiting(live.console.width)
 
         cut = {"no_wrap": True, "overflow": "ellipsis"}
         return Bars(
@@ -212,6 +213,7 @@ def run_tree(run: Any, screen: Any) -> None:
     gpu = any(step.cost.get("gpu") for _, step in rows)
     names = ["step", "", "time", "CPU", *(["GPU"] if gpu else []), "what came of it"]
     table = plain_table(*names, right=("time", "CPU", "GPU"))
+    table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"
     for indent, step in rows:
         color = COLORS.get(step.status, "cyan" if step.status in ("running", "retry") else "dim")
         tried = f", {step.attempts} attempts" if step.attempts > 1 else ""

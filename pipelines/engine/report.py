@@ -8,6 +8,7 @@ came from people or from steps is escaped by the template and has been redacted.
 import base64
 import io
 import re
+import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -206,7 +207,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _training(store: Store, step: Step, told: Said) -> dict[str, Any] | None:
     """The curves of a step: its own by name, training and validation together, and those of its trials."""
     own = history(store, step.manifest) or told.curves.get("", {})
-    charts = [_chart(name, lines) for name, lines in _pairs(own).items()]
+    charts = [_chart(name if "train" in pair else f"{name} on val", pair) for name, pair in _pairs(own).items()]
     trials = {trial: curves for trial, curves in sorted(told.curves.items()) if trial}
     for name in dict.fromkeys(name for curves in trials.values() for name in curves):
         charts.append(_chart(f"{name} of the trials", {t: own[name] for t, own in trials.items() if name in own}))
@@ -243,7 +244,14 @@ def _figures(store: Store, steps: Sequence[Step], told: Mapping[str, Said]) -> I
                 if data is not None:
                     count += 1
                     title = redact(line["name"].removesuffix(".png").replace("_", " "))
-                    yield {"src": data_uri(data), "title": title, "step": redact(step.title), "key": step.key}
+                    shape = "wide" if _is_wide(data) else ""
+                    yield {"src": data_uri(data), "title": title, "step": step.title, "key": step.key, "shape": shape}
+
+
+def _is_wide(png: bytes) -> bool:
+    """Whether a PNG is better seen over two columns."""
+    width, height = struct.unpack(">II", png[16:24])
+    return bool(width > 1.8 * height)
 
 
 def _few(lines: Sequence[Any]) -> list[Any]:

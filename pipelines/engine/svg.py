@@ -112,7 +112,7 @@ def ticks(whole: float, most: int = 7) -> list[float]:
 
 
 def chart(title: str, lines: Mapping[str, Points]) -> str:
-    """A small chart of named lines over updates; the second and later ones are drawn with their points."""
+    """A small chart of named lines over updates; what was measured now and then, "val", has its points drawn."""
     wide, high, left, top, bottom = 320, 176, 46, 28, 22
     values = [y for points in lines.values() for _, y in points if math.isfinite(y)]
     ends = [x for points in lines.values() for x, _ in points]
@@ -134,7 +134,7 @@ def chart(title: str, lines: Mapping[str, Points]) -> str:
     parts.append(f'<text class="small" x="{left}" y="{high - 6}">{first:g}</text>')
     parts.append(f'<text class="small end" x="{wide - 12}" y="{high - 6}">{last:g} steps</text>')
     for number, (name, points) in enumerate(lines.items()):
-        parts.append(_line(name, [place(x, y) for x, y in points if math.isfinite(y)], number, dots=number > 0))
+        parts.append(_line(name, [place(x, y) for x, y in points if math.isfinite(y)], number, dots=name == "val"))
     return _svg(wide, high, parts, "chart", title)
 
 

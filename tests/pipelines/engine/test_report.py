@@ -140,7 +140,7 @@ def test_training_and_validation_share_a_chart_and_trials_have_their_own(store):
     found = page(store)
     titles = [own["aria-label"] for tag, own in found.tags if tag == "svg" and own["class"] == "chart"]
 
-    assert titles == ["loss", "accuracy", "loss of the trials", "loss"]
+    assert titles == ["loss", "accuracy on val", "loss of the trials", "loss"]
     assert [own["points"].count(",") for tag, own in found.tags if tag == "polyline"][:2] == [20, 4]
 
 
