@@ -81,9 +81,11 @@ def numbers(values: Mapping[str, float]) -> str:
 
 
 def _clock(seconds: float) -> str:
+    """Whole seconds: 11 s, 1 min 30 s, 2 h 10 min."""
     from pipelines.engine.seeing import duration
 
-    return duration(max(1.0, round(seconds)))
+    whole = max(1, round(seconds))
+    return f"{whole} s" if whole < 60 else duration(whole)
 
 
 class Live:
