@@ -12,7 +12,8 @@ import inspect
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,9 @@ class Context(Protocol):
 
     def flush(self) -> None:
         """Makes what was said so far safe: a worker calls it before it ends."""
+
+    def working(self, name: str, gpus: float = 0) -> AbstractContextManager[None]:
+        """What a process does for this step: what it prints is in the step's logs, what it takes in its cost."""
 
 
 class Drawing(Protocol):
@@ -231,3 +235,7 @@ class Printing:
 
     def flush(self) -> None:
         pass
+
+    @contextmanager
+    def working(self, name: str, gpus: float = 0) -> Iterator[None]:
+        yield

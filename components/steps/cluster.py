@@ -11,6 +11,7 @@ import numpy as np
 
 from components import files
 from components.errors import Infeasible, RayfieldError, UsageError
+from components.step import Context
 
 SMALL = 4.0  # seconds of work below which Ray Data costs more than it saves: its first job takes 11 CPU seconds
 BLOCK = 1.5  # seconds of work in a block: each costs 55 to 100 ms of CPU
@@ -25,7 +26,7 @@ Workers = int | tuple[int, int]
 
 
 def spread(
-    function: Callable[..., Any], items: Sequence[Any], held: tuple[Any, ...], *, on: str, cpus: float
+    function: Callable[..., Any], items: Sequence[Any], held: tuple[Any, ...], *, on: str, context: Context
 ) -> Iterator[tuple[Any, Any]]:
     """
     Pairs of an item and `function(item, *held)`, in no order, from this process or from Ray Data.
@@ -41,7 +42,8 @@ def spread(
         if on == "ray" or (on == "auto" and seconds * len(waiting) > SMALL):
             break
     if waiting:
-        yield from _on_ray(function, waiting, held, _blocks(len(waiting), seconds, cpus))
+        blocks = _blocks(len(waiting), seconds, context.resources.get("CPU", 1))
+        yield from _on_ray(function, waiting, held, blocks, context)
 
 
 def _blocks(count: int, seconds: float, cpus: float) -> int:
@@ -51,18 +53,19 @@ def _blocks(count: int, seconds: float, cpus: float) -> int:
 
 
 def _on_ray(
-    function: Callable[..., Any], items: list[Any], held: tuple[Any, ...], blocks: int
+    function: Callable[..., Any], items: list[Any], held: tuple[Any, ...], blocks: int, context: Context
 ) -> Iterator[tuple[Any, Any]]:
     import ray
     from ray import cloudpickle
 
     quiet()
-    shared, store = ray.put((function, items, held)), files.root()
+    shared, store = ray.put((function, items, held, context)), files.root()
 
     def work(batch: dict[str, Any]) -> dict[str, Any]:
         files.use(store)
-        function, items, held = ray.get(shared)
-        results = [cloudpickle.dumps(function(items[place], *held)) for place in batch["place"]]
+        function, items, held, context = ray.get(shared)
+        with context.working("data"):
+            results = [cloudpickle.dumps(function(items[place], *held)) for place in batch["place"]]
         return {"place": batch["place"], "result": np.array(results, dtype=object)}
 
     places = ray.data.from_items([{"place": place} for place in range(len(items))], override_num_blocks=blocks)
@@ -104,7 +107,7 @@ def on_workers(
     needs = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
     trainer = TorchTrainer(
         function,
-        train_loop_config={**config, "store": files.root()},
+        train_loop_config={**config, "store": files.root(), "gpus": gpus},
         datasets=dict(datasets) if datasets else None,
         scaling_config=ScalingConfig(
             num_workers=workers,

@@ -47,8 +47,7 @@ def evaluate(
     for split in ("val", "test"):
         rows = _rows(table, checkpoint, split, labels)
         groups = [tuple(index) for index in np.array_split(np.arange(len(rows)), min(GROUPS, len(rows)))]
-        cpus = context.resources.get("CPU", 1)
-        found = spread(_totals, groups, (family, net, rows), on=on, cpus=cpus)
+        found = spread(_totals, groups, (family, net, rows), on=on, context=context)
         parts[split] = [totals for _, totals in sorted(found, key=lambda pair: pair[0])]
     point("evaluate: measured, nothing said")
     with torch.no_grad():

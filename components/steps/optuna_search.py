@@ -28,7 +28,10 @@ def search(family: Family, table: Table, trials: int, context: Context) -> list[
 
     def trainable(config: dict[str, Any]) -> None:
         files.use(store)
-        trial = replace(family, **config)
+        with context.working("trial"):
+            climb(replace(family, **config))
+
+    def climb(trial: Family) -> None:
         rows = table.open(trial.representation(), "train")
         held, learner = judged(table, trial, rows), Learner.begin(trial, rows, seed=context.seed)
         for part in range(1, REPORTS + 1):

@@ -32,9 +32,8 @@ def predict(
     for name in ("train", "val", "test") if split == "all" else (split,):
         rows = table.open(checkpoint.representation, name, getattr(family, "labels", ()))
         groups = [tuple(index) for index in batches(len(rows), 256)]
-        cpus = context.resources.get("CPU", 1)
-        made = sorted(spread(_features, groups, (family, net, rows), on=on, cpus=cpus), key=lambda pair: pair[0])
-        for index, vectors in made:
+        made = spread(_features, groups, (family, net, rows), on=on, context=context)
+        for index, vectors in sorted(made, key=lambda pair: pair[0]):
             found += [
                 {"id": rows.ids[place], "split": "train", "features": vector}
                 for place, vector in zip(index, vectors, strict=True)

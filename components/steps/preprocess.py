@@ -173,7 +173,7 @@ def make_missing(work: Work, context: Context, *, on: str) -> None:
     jobs, total = work.missing(context), len(work.assets)
     done = total - sum(len(job.assets) for job in jobs)
     context.progress(done, total, "assets")
-    for job, _ in spread(make, jobs, (work.source, context), on=on, cpus=context.resources.get("CPU", 1)):
+    for job, _ in spread(make, jobs, (work.source, context), on=on, context=context):
         done += len(job.assets)
         context.progress(done, total, "assets")
 

@@ -90,10 +90,13 @@ def _work(family: Family, streamed: Streamed, feed: str, context: Context) -> Wo
 
 def run_worker(config: Mapping[str, Any]) -> Checkpoint:
     """What each worker of Ray Train runs."""
+    from ray.train import get_context
     from ray.train.torch import get_device
 
     files.use(config["store"])
-    return config["task"].run(get_device())
+    task: Training = config["task"]
+    with task.context.working(f"worker {get_context().get_world_rank()}", config["gpus"]):
+        return task.run(get_device())
 
 
 @dataclass

@@ -199,7 +199,10 @@ def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context
 
     def trainable(config: dict[str, Any]) -> None:
         files.use(store)
-        ray_tune.report(dict(climbs[config["trial"]].run(table, context).scores))
+        climb = climbs[config["trial"]]
+        with context.working(climb.name):
+            scores = climb.run(table, context).scores
+        ray_tune.report(dict(scores))
 
     class Progress(ray_tune.Callback):
         ended = 0

@@ -3,39 +3,67 @@
 """
 
 import json
+from typing import Any
 
 import click
 
-from components.errors import UsageError
 from pipelines.cli import JSON, STORE, store_at
 
 SECTION = "See"
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("run", default="last")
 @STORE
 @JSON
-def show(name: str | None, store: str, as_json: bool) -> None:
-    """Show one run, the last by default: its steps, what came of them, and what went wrong."""
+def show(run: str, store: str, as_json: bool) -> None:
+    """Show RUN, the last by default: its steps, what came of them and what they took, and what went wrong."""
     place = store_at(store)
-    found = dict(place.runs())
-    name = name or next(iter(found), None)
-    if name is None or name not in found:
-        raise UsageError(f"No run {name!r} in {place.address}. `rayfield status` lists them.")
-    from pipelines.engine.running import ledger_lines
+    from pipelines.engine.seeing import find, open_run, whys
 
-    lines = {line["key"]: line for line in ledger_lines(place, name)}
-    record = found[name]
-    rows = [{**node, **lines.get(node["key"], {"status": "running"})} for node in record["nodes"]]
+    found = open_run(place, find(place, run))
     if as_json:
-        return click.echo(json.dumps({**record, "steps": rows}, indent=1))
-    click.echo(f"  {name}  {record['title']}  {record['commit'][:12]}", err=True)
-    for row in rows:
-        manifest = place.manifest(row["key"]) or {}
-        what = row.get("error") or manifest.get("describe", "")
-        cost = manifest.get("cost", {}).get("seconds")
-        click.echo(f"  {row['status']:<8} {row['title']:<22} {f'{cost:.1f} s' if cost else '':>9}  {what}", err=True)
-        if row.get("traceback"):
-            click.echo("\n" + row["traceback"], err=True)
+        return click.echo(json.dumps(_as_dict(found, whys(found, place)), indent=1))
+    from pipelines.engine.display import console, run_tree
+
+    run_tree(found, console())
+    for step in found.steps:
+        trace = step.failures[-1].get("traceback") if step.status == "failed" else ""
+        if trace:
+            click.echo(f"\n  {step.title}\n{trace}", err=True)
+    _links(found, place)
     return None
+
+
+def _as_dict(run: Any, whys: dict[str, str]) -> dict[str, Any]:
+    steps = [
+        {
+            "title": step.title,
+            "key": step.key,
+            "step": step.step,
+            "status": step.status,
+            "why": whys[step.key],
+            "began": step.began,
+            "ended": step.ended,
+            "attempts": step.attempts,
+            "cost": step.cost,
+            "describe": (step.manifest or {}).get("describe"),
+            "error": step.error,
+            "traceback": step.failures[-1].get("traceback") if step.failures else None,
+            "mlflow": run.ids.get(step.key),
+        }
+        for step in run.steps
+    ]
+    return {**run.record, "run": run.name, "state": run.state, "mlflow": run.ids.get(""), "steps": steps}
+
+
+def _links(run: Any, store: Any) -> None:
+    report = f"runs/{run.name}/report.html"
+    rows = [("logs", f"rayfield logs {run.name} STEP"), ("report", f"rayfield report {run.name} --open")]
+    if not store.remote and store.read(report):
+        rows[1] = ("report", f"{store.address}/{report}")
+    if "" in run.ids:
+        rows.append(("mlflow", f"run {run.ids['']}, experiment {run.record['pipeline']}: `rayfield ui`"))
+    click.echo("", err=True)
+    for word, where in rows:
+        click.echo(f"  {word:<8}{where}", err=True)

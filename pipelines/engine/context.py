@@ -10,6 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,16 @@ from typing import Any
 import numpy as np
 
 from components.crash import point
+from components.errors import RayfieldError
 from components.files import keep
 from components.plain import decode, encode
+from pipelines.engine.events import events
 from pipelines.engine.keys import digest, in_key, ingredients, modules_of
+from pipelines.engine.logs import captured
+from pipelines.engine.spending import spending
 from pipelines.engine.store import Store
+
+__all__ = ["Running", "events", "png"]
 
 FLUSH = 1.0  # seconds that a line may wait
 
@@ -81,6 +88,20 @@ class Running:
         self.store.commit(key, {"part_of": self.step_key, "result": encode(artifact), "when": time.time()})
         point("context: a part is remembered")
 
+    @contextmanager
+    def working(self, name: str, gpus: float = 0) -> Iterator[None]:
+        with (
+            captured(self.store, f"runs/{self.run}/logs/{self.step_key}", name),
+            spending(self.store, f"runs/{self.run}/spent/{self.step_key}", gpus),
+        ):
+            try:
+                yield
+            except BaseException:
+                with suppress(OSError, RayfieldError):  # the first error is the one to tell
+                    self.flush()
+                raise
+            self.flush()
+
     def _say(self, **line: Any) -> None:
         self.waiting.append({"time": time.time(), **line})
         if time.monotonic() - self.flushed > FLUSH:
@@ -102,16 +123,6 @@ def _without_old_progress(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of several lines that say how far a step is, the last one is enough."""
     last = max((n for n, line in enumerate(lines) if line["kind"] == "progress"), default=-1)
     return [line for n, line in enumerate(lines) if line["kind"] != "progress" or n == last]
-
-
-def events(store: Store, run: str, key: str, seen: set[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The event files of a step that are not in `seen` yet, each with its lines."""
-    folder = f"runs/{run}/events/{key}"
-    for name in store.names(folder):
-        if name not in seen:
-            data = store.read(f"{folder}/{name}")
-            if data is not None:
-                yield name, [json.loads(line) for line in data.splitlines()]
 
 
 def png(picture: Any) -> bytes:

@@ -4,74 +4,153 @@ What people see: a live list of steps in a terminal, plain lines elsewhere, and 
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 MARKS = {"cached": "=", "done": "+", "failed": "x", "skipped": "-"}
-WORDS = {"cached": "kept", "done": "done", "failed": "failed", "skipped": "skipped"}
+WORDS = {"cached": "kept", "done": "done", "failed": "failed", "skipped": "skipped", "waiting": "waiting"}
+COLORS = {"cached": "dim", "done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
+WIDE = 160  # columns where there is no terminal
+SAID = 30.0  # seconds between lines of one step's progress, where there is no terminal
 
 
 def console() -> Any:
-    """A console on stderr; NO_COLOR and pipes are honoured by rich."""
+    """A console on stderr; NO_COLOR and pipes are honoured by rich. A file has room for long lines."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
 
 
 class Lines:
-    """One line when a step begins and one when it ends: for logs and pipes."""
+    """One line when a step begins, one when it ends, and one now and then between: for logs and pipes."""
 
-    def __init__(self) -> None:
-        self.times: dict[str, float] = {}
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self.now = now
+        self.began_at: dict[str, float] = {}
+        self.attempts: dict[str, int] = {}
+        self.told: dict[str, float] = {}
+        self.latest: dict[str, Mapping[str, float]] = {}
 
     def began(self, node: Mapping[str, Any]) -> None:
-        self.times[node["key"]] = time.monotonic()
-        print(f"  > {node['title']}", file=sys.stderr, flush=True)
+        key = node["key"]
+        self.began_at[key] = self.told[key] = self.now()
+        self.attempts[key] = self.attempts.get(key, 0) + 1
+        again = f" (attempt {self.attempts[key]})" if self.attempts[key] > 1 else ""
+        self._print(f"> {node['title']}{again}")
 
     def said(self, node: Mapping[str, Any], lines: list[dict[str, Any]]) -> None:
-        pass
+        key = node["key"]
+        for line in lines:
+            if line["kind"] == "metrics":
+                self.latest[key] = line["values"]
+            elif line["kind"] == "progress" and self.now() - self.told.get(key, 0) >= SAID:
+                self.told[key] = self.now()
+                self._print(f". {node['title']}: {self._progress(key, line)}")
+
+    def _progress(self, key: str, line: Mapping[str, Any]) -> str:
+        done, total = line["done"], line["total"]
+        took = self.now() - self.began_at.get(key, self.now())
+        left = f"about {_clock(took * (total - done) / done)} left" if 0 < done < total else ""
+        return "  ".join(filter(None, [f"{done:g}/{total:g} {line['unit']}", numbers(self.latest.get(key, {})), left]))
 
     def ended(self, node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] | None, error: str) -> None:
-        seconds = time.monotonic() - self.times.get(node["key"], time.monotonic())
-        what = error or (manifest or {}).get("describe", "")
-        print(f"  {MARKS[status]} {node['title']}: {what} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+        took = f" ({self.seconds(node['key']):.1f} s)" if node["key"] in self.began_at else ""
+        self._print(f"{MARKS[status]} {_sentence(node, status, manifest, error)}{took}")
+
+    def seconds(self, key: str) -> float:
+        return self.now() - self.began_at[key]
+
+    def _print(self, text: str) -> None:
+        when = datetime.fromtimestamp(self.now()).strftime("%H:%M:%S")
+        print(f"  {when} {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass
 
 
+def _sentence(node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] | None, error: str) -> str:
+    what = error or (manifest or {}).get("describe", "")
+    what = what or ("a step that it needs failed" if status == "skipped" else "")
+    return f"{node['title']}: {what}" if what else str(node["title"])
+
+
+def numbers(values: Mapping[str, float]) -> str:
+    """The first three of some numbers."""
+    return "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[:3])
+
+
+def _clock(seconds: float) -> str:
+    """Whole seconds: 11 s, 1 min 30 s, 2 h 10 min."""
+    from pipelines.engine.seeing import duration
+
+    whole = max(1, round(seconds))
+    return f"{whole} s" if whole < 60 else duration(whole)
+
+
 class Live:
-    """A bar for each running step, with its latest numbers."""
+    """A bar for each running step with its latest numbers, and below them what waits."""
 
-    def __init__(self, total: int) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self.console = console()
-        self.progress = Progress(
-            TextColumn("  {task.description:<22}"),
-            BarColumn(24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]:<7}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[latest]}"),
-            console=self.console,
-            transient=True,
-        )
+    def __init__(self, nodes: Sequence[Mapping[str, Any]], screen: Any = None) -> None:
+        self.console = screen or console()
+        self.titles = {node["key"]: str(node["title"]) for node in nodes}
+        self.status: dict[str, str] = {}
         self.bars: dict[str, Any] = {}
         self.lines = Lines()
+        self.progress = self._progress()
         self.progress.start()
 
+    def _progress(self) -> Any:
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+        from rich.table import Column
+        from rich.text import Text
+
+        live = self
+
+        class Counts(ProgressColumn):
+            def render(self, task: Any) -> Text:
+                return Text(f"{task.completed:g}/{task.total:g} {task.fields['unit']}" if task.total else "")
+
+        class Times(ProgressColumn):
+            def render(self, task: Any) -> Text:
+                left = task.time_remaining
+                about = f", {_clock(left)} left" if left and task.total else ""
+                return Text(f"{_clock(task.elapsed or 0)}{about}", style="dim")
+
+        class Bars(Progress):
+            def get_renderables(self) -> Iterable[Any]:
+                if self.tasks:
+                    yield self.make_tasks_table(self.tasks)
+                yield live.waiting(live.console.width)
+
+        cut = {"no_wrap": True, "overflow": "ellipsis"}
+        return Bars(
+            TextColumn("  {task.description}", markup=False, table_column=Column(width=24, **cut)),  # type: ignore[arg-type]
+            BarColumn(20),
+            Counts(table_column=Column(no_wrap=True)),
+            Times(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[latest]}", style="dim", markup=False, table_column=Column(**cut)),  # type: ignore[arg-type]
+            console=self.console,
+            transient=True,
+            refresh_per_second=5,
+        )
+
+    def waiting(self, width: int = 80) -> Any:
+        """What has not begun, in one line."""
+        from rich.text import Text
+
+        open_ = [title for key, title in self.titles.items() if key not in self.status and key not in self.bars]
+        words = f"  {len(self.status)} of {len(self.titles)} steps" + (f"; next: {', '.join(open_)}" if open_ else "")
+        return Text(words if len(words) <= width else words[: width - 1] + "…", style="dim", no_wrap=True)
+
     def began(self, node: Mapping[str, Any]) -> None:
-        self.lines.times[node["key"]] = time.monotonic()
-        self.bars[node["key"]] = self.progress.add_task(node["title"], total=None, unit="", latest="")
+        key = node["key"]
+        self.lines.began_at[key] = self.lines.now()
+        attempt = self.lines.attempts[key] = self.lines.attempts.get(key, 0) + 1
+        if key in self.bars:
+            self.progress.remove_task(self.bars[key])
+        title = f"{node['title']} (attempt {attempt})" if attempt > 1 else str(node["title"])
+        self.bars[key] = self.progress.add_task(title, total=None, unit="", latest="")
 
     def said(self, node: Mapping[str, Any], lines: list[dict[str, Any]]) -> None:
         bar = self.bars[node["key"]]
@@ -79,39 +158,35 @@ class Live:
             if line["kind"] == "progress":
                 self.progress.update(bar, completed=line["done"], total=line["total"], unit=line["unit"])
             elif line["kind"] == "metrics":
-                numbers = "  ".join(f"{name} {value:.3g}" for name, value in list(line["values"].items())[:3])
-                self.progress.update(bar, latest=f"{line['trial']} {numbers}".strip())
+                self.progress.update(bar, latest=f"{line['trial']} {numbers(line['values'])}".strip())
 
     def ended(self, node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] | None, error: str) -> None:
-        if node["key"] in self.bars:
-            self.progress.remove_task(self.bars.pop(node["key"]))
-        seconds = time.monotonic() - self.lines.times.get(node["key"], time.monotonic())
-        colors = {"cached": "dim", "done": "green", "failed": "red", "skipped": "yellow"}
-        what = error or (manifest or {}).get("describe", "")
-        self.console.print(
-            f"  [{colors[status]}]{MARKS[status]}[/] {node['title']}: {_escaped(what)} [dim]({seconds:.1f} s)[/]"
-        )
+        key = node["key"]
+        self.status[key] = status
+        if key in self.bars:
+            self.progress.remove_task(self.bars.pop(key))
+        took = f" [dim]({self.lines.seconds(key):.1f} s)[/]" if key in self.lines.began_at else ""
+        sentence = _escaped(_sentence(node, status, manifest, error))
+        self.console.print(f"  [{COLORS[status]}]{MARKS[status]}[/] {sentence}{took}")
 
     def close(self) -> None:
         self.progress.stop()
 
 
 def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
+    from rich.markup import escape
+
+    return escape(text)
 
 
-def watcher(total: int) -> Any:
+def watcher(nodes: Sequence[Mapping[str, Any]]) -> Any:
     """The display that fits where stderr goes."""
-    return Live(total) if sys.stderr.isatty() else Lines()
+    return Live(nodes) if sys.stderr.isatty() else Lines()
 
 
 def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str]) -> None:
     """The table that ends a run: what was prepared, tuned, trained, how good it is, and what is registered."""
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "step", "what came of it", "time"):
-        table.add_column(name, no_wrap=name != "what came of it", justify="right" if name == "time" else "left")
+    table = plain_table("", "step", "what came of it", "time")
     for node in nodes:
         manifest = manifests.get(node["key"])
         seconds = f"{manifest['cost']['seconds']:.1f} s" if manifest else ""
@@ -123,13 +198,45 @@ def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: M
     _models(manifests, screen)
 
 
+def plain_table(*names: str, right: Sequence[str] = ("time",)) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in names:
+        table.add_column(name, no_wrap=name != "what came of it", justify="right" if name in right else "left")
+    return table
+
+
+def run_tree(run: Any, screen: Any) -> None:
+    """A run as a tree of its steps: how each ended, how often it was tried, and what it took."""
+    from pipelines.engine.seeing import duration, tree
+
+    rows = tree(run.steps)
+    gpu = any(step.cost.get("gpu") for _, step in rows)
+    names = ["step", "", "time", "CPU", *(["GPU"] if gpu else []), "what came of it"]
+    table = plain_table(*names, right=("time", "CPU", "GPU"))
+    table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"
+    for indent, step in rows:
+        color = COLORS.get(step.status, "cyan" if step.status in ("running", "retry") else "dim")
+        tried = f", {step.attempts} attempts" if step.attempts > 1 else ""
+        word = f"[{color}]{WORDS.get(step.status, step.status)}[/]{tried}"
+        took = [duration(step.seconds), duration(step.cost.get("cpu"))]
+        took += [duration(step.cost.get("gpu"))] if gpu else []
+        table.add_row(f"[dim]{indent}[/]{_escaped(step.title)}", word, *took, _escaped(step.what))
+    record = run.record
+    screen.print(f"  [bold]{_escaped(record['title'])}[/]  {run.name}  {record['commit'][:12]}")
+    ended = f"{run.count('done')} done, {run.count('cached')} kept, {run.count('failed')} failed"
+    screen.print(f"  {run.state} after {duration(run.seconds)}: {ended}\n")
+    screen.print(table)
+
+
 def _models(manifests: Mapping[str, Any], screen: Any) -> None:
     results = [m["result"] for m in manifests.values() if m and isinstance(m["result"], dict)]
     classifies = any(result.get("goal") == "accuracy" for result in results)
     for result in results:
         if classifies and result.get("verdict") == "PROMOTE":
             screen.print(f"\n  Ask it:   rayfield predict models:/{result['name']}@champion FILE.obj", highlight=False)
-    screen.print("  See it:   rayfield ui")
+    screen.print("  See it:   rayfield report --open, rayfield ui")
 
 
 def summary(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pipelines.engine.cluster import local_cpus
 from pipelines.engine.code import ROOT
 from pipelines.engine.errors import kind_of
+from pipelines.engine.logs import rescue
 from pipelines.engine.work import work
 
 # RAY_MLFLOW.md 8: what a local cluster is started with; whatever the user has set wins
@@ -17,11 +18,13 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what workers print goes where the step's logs are read
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TQDM": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # tables that Ray Tune prints at verbose=0
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -88,6 +91,7 @@ class OnRay:
         try:
             return self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
+            rescue()
             words = " ".join(str(error).split())[:500]
             return {"ok": False, "error": words, "kind": kind_of(error), "code": 1, "traceback": str(error)}
 
@@ -110,7 +114,12 @@ def connect() -> None:
     # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".rayfield" / "numba"))
-    own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": local_cpus(), "include_dashboard": False}
+    # "local": without it Ray joins whatever cluster it finds on this machine
+    own = (
+        {}
+        if os.environ.get("RAY_ADDRESS")
+        else {"address": "local", "num_cpus": local_cpus(), "include_dashboard": False}
+    )
     ray.init(
         log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
         logging_level="ERROR",

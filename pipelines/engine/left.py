@@ -8,6 +8,7 @@ A mark whose lease is free is anybody's to finish: on the driver's host at once,
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from components.crash import point
 from pipelines.engine.store import Lease, Store
@@ -55,9 +56,9 @@ def ended(store: Store, run: str) -> bool:
     return (store.load(f"runs/{run}/run.json") or {}).get("ended") is not None
 
 
-def end(store: Store, run: str, code: int = INTERRUPTED) -> bool:
+def end(store: Store, run: str, code: int = INTERRUPTED, **more: Any) -> bool:
     """Writes how a run ended, if that is not known. False if its driver died before there was a record."""
     record = store.load(f"runs/{run}/run.json")
     if record is not None and record.get("ended") is None:
-        store.write(f"runs/{run}/run.json", json.dumps({**record, "ended": time.time(), "code": code}).encode())
+        store.write(f"runs/{run}/run.json", json.dumps({**record, "ended": time.time(), "code": code, **more}).encode())
     return record is not None

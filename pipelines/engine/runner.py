@@ -165,6 +165,7 @@ class Runner:
         if self._executor is None:
             self._executor = self.executor()
         self.leases[node["key"]] = lease
+        self._record(node, "running")
         for watcher in self.watchers:
             watcher.began(node)
         self._executor.submit(node, self.run, self.store.address)
@@ -206,7 +207,7 @@ class Runner:
         for watcher in self.watchers:
             watcher.ended(node, status, manifest, error)
 
-    def _record(self, node: Mapping[str, Any], status: str, error: str, **more: Any) -> None:
+    def _record(self, node: Mapping[str, Any], status: str, error: str = "", **more: Any) -> None:
         """Appends a line to the run's ledger, which other drivers of the same run append to as well."""
         attempts = 1 + sum(self.retries.get(node["key"], Counter()).values()) - (status == "retry")
         line = {"time": time.time(), "key": node["key"], "title": node["title"], "status": status, "error": error}

@@ -12,11 +12,13 @@ from typing import Any
 
 from components.crash import point
 from components.errors import UsageError
+from components.secrets import redacted
 from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
 from pipelines.engine.left import INTERRUPTED, end, hold, mark
 from pipelines.engine.pipeline import sketch
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
+from pipelines.engine.records import command, counts, environment
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Tracker, commit, ledger_lines
@@ -42,7 +44,7 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
     """
     run = run_name(request)
     lease = hold(store, run)
-    tracker, screen = Tracker(store, run), watcher(len(nodes))
+    tracker, screen = Tracker(store, run), watcher(nodes)
     if lease is not None:
         _begin(request, nodes, store, run)
         tracker.start()
@@ -58,19 +60,31 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
         screen.close()
         signal.signal(signal.SIGTERM, previous)
     lease = lease or hold(store, run)  # whoever had it may have died since
-    problem = _finish(store, run, code, tracker) if lease else ""
+    problem = _finish(store, run, code, outcome, tracker) if lease else ""
     if lease is not None:
         lease.release()
     _say(nodes, store, outcome, code, problem, run, as_json)
     return code
 
 
-def _finish(store: Store, run: str, code: int, tracker: Tracker) -> str:
+def _finish(store: Store, run: str, code: int, outcome: Outcome, tracker: Tracker) -> str:
     """Writes how a run ended, and tells MLflow. Returns what went wrong with that."""
     point("run: over, its end not recorded")
-    end(store, run, code)
+    end(store, run, code, counts=counts(outcome.status))
     point("run: its end recorded, not sent")
+    _report(store, run)
     return tracker.finish()
+
+
+def _report(store: Store, run: str) -> None:
+    """Writes the run's report; what it lacks then is no reason to lose the run's exit code."""
+    from pipelines.engine.report import write_report
+
+    try:
+        write_report(store, run)
+    except Exception as error:
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        console().print(f"  The report was not written ({words}). `rayfield report {run}` tries again.")
 
 
 def _interrupt(*_: object) -> None:
@@ -90,13 +104,15 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
         "pipeline": request.name,
         "title": f"{request.name} {now:%Y-%m-%d %H:%M}",
         "parameters": {p.name: p.default for p in sketch(request.pipeline).parameters} | request.said(),
-        "nodes": [{"key": n["key"], "title": n["title"], "step": n["step"]} for n in nodes],
+        "nodes": [{name: n[name] for name in ("key", "title", "step", "needs")} for n in nodes],
+        "command": command(request),
+        "environment": environment(),
         "commit": commit(),
         "started": now.timestamp(),
     }
     before = store.load(f"runs/{run}/run.json") or {}
     kept = {name: before[name] for name in ("title", "started") if name in before}
-    store.begin(run, {**record, **kept, "owner": owner()})
+    store.begin(run, redacted({**record, **kept, "owner": owner()}))
     point("run: its record written")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from components.crash import point
 from components.files import File
 from components.plain import decode
+from components.secrets import redacted
 from components.steps.register import client, experiment
 from pipelines.engine.code import ROOT
 from pipelines.engine.context import events
@@ -145,7 +146,7 @@ class Sender:
     def _parameters(self, run_id: str, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        flat = [Param(name, str(value)[:6000]) for name, value in flatten(values)]
+        flat = [Param(name, str(value)[:6000]) for name, value in flatten(redacted(values))]
         for start in range(0, len(flat), 100):
             self.api.log_batch(run_id, params=flat[start : start + 100])
 
@@ -195,11 +196,18 @@ class Sender:
             key = name.partition("/")[0]
             status = words.get(self.status.get(key, ""), "KILLED" if over else "") if name else ""
             if not name and over:
+                self._attach_report(run_id)
                 status = {0: "FINISHED", 5: "KILLED"}.get(record["code"], "FAILED")
             if status and name not in self.ledger.closed:
                 self.api.set_terminated(run_id, status)
                 point("tracking: an MLflow run is closed, not written down")
                 self.ledger.closed.append(name)
+
+    def _attach_report(self, run_id: str) -> None:
+        """The run's page, among the artifacts of its MLflow run."""
+        data = self.store.read(f"runs/{self.run}/report.html")
+        if data is not None and "" not in self.ledger.closed:
+            self.api.log_text(run_id, data.decode(), "report.html")
 
 
 def ledger_lines(store: Store, run: str) -> Iterator[dict[str, Any]]:

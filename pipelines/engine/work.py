@@ -15,10 +15,12 @@ from components.artifacts import describe
 from components.crash import point
 from components.errors import RayfieldError
 from components.plain import class_of, decode, encode
+from components.secrets import redact
 from components.step import Step
 from pipelines.engine.context import Running
 from pipelines.engine.errors import kind_of
 from pipelines.engine.keys import check_code
+from pipelines.engine.spending import spent
 from pipelines.engine.store import Store
 
 
@@ -32,22 +34,23 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
     os.environ["RAYFIELD_STORE"] = address
     store = Store(address)
     context = Running(store, run, node["key"], (node["step"].partition(":")[0],), node["seed"], resources)
-    began, cpu = time.time(), time.process_time()
+    began = time.time()
     try:
         point("work: a step begins")
-        arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
-        step = step_of(node["step"])
-        check_code(node)  # now that it is imported
-        result = step.run(arguments, context)
-        point("work: a result is made, what was said of it waits")
-        context.flush()
+        with context.working("step"):
+            arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
+            step = step_of(node["step"])
+            check_code(node)  # now that it is imported
+            result = step.run(arguments, context)
+            point("work: a result is made, what was said of it waits")
         point("work: all is said, nothing committed")
-        store.commit(node["key"], manifest(node, run, result, time.time() - began, time.process_time() - cpu))
+        cost = {"seconds": round(time.time() - began, 3), **spent(store, run, node["key"])}
+        store.commit(node["key"], manifest(node, run, result, cost))
         point("work: committed, the runner not told")
         return {"ok": True}
     except Exception as error:
         said = {"error": sentence(error), "kind": kind_of(error), "code": code_of(error)}
-        trace = traceback.format_exc()
+        trace = redact(traceback.format_exc())
         with suppress(OSError, RayfieldError):  # a full disk may be what went wrong: the first error is the one to tell
             context.flush()
         return {"ok": False, **said, "traceback": trace}
@@ -80,7 +83,7 @@ def made(store: Store, key: str, output: str = "") -> Any:
     return result[found["outputs"].index(output)] if output else result
 
 
-def manifest(node: Mapping[str, Any], run: str, result: Any, seconds: float, cpu: float) -> dict[str, Any]:
+def manifest(node: Mapping[str, Any], run: str, result: Any, cost: Mapping[str, float]) -> dict[str, Any]:
     """The record of a finished step."""
     return {
         "key": node["key"],
@@ -93,14 +96,14 @@ def manifest(node: Mapping[str, Any], run: str, result: Any, seconds: float, cpu
         "class": "tolerance" if "torch" in str(node["ingredients"]["code"].keys()) else "bitwise",
         "run": run,
         "when": time.time(),
-        "cost": {"seconds": round(seconds, 3), "cpu": round(cpu, 3)},
+        "cost": dict(cost),
         "host": os.uname().nodename,
     }
 
 
 def sentence(error: BaseException) -> str:
     """An error in one line."""
-    text = " ".join(str(error).split())
+    text = redact(" ".join(str(error).split()))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"The disk is full: {error.filename or 'a file'} was not written. Make room; the same command continues."
     return text if isinstance(error, RayfieldError) else f"{type(error).__name__}: {text}"

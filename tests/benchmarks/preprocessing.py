@@ -74,7 +74,11 @@ def main() -> None:
         ray.init(
             num_cpus=chosen.workers, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment}
         )
-        list(spread(make, small[:4], (Repeated(), Printing()), on="ray", cpus=chosen.workers))
+        list(
+            spread(
+                make, small[:4], (Repeated(), Printing()), on="ray", context=Printing(resources={"CPU": chosen.workers})
+            )
+        )
         fixed = time.monotonic() - began
     print(f"Ray's start    {fixed:8.1f} s         {sampled.cpu:7.1f} CPU s")
     rates, peaks = {}, {}
@@ -82,7 +86,11 @@ def main() -> None:
         assets = sum(len(job.assets) for job in work)
         with Sampler() as sampled:
             began = time.monotonic()
-            list(spread(make, work, (Repeated(), Printing()), on="ray", cpus=chosen.workers))
+            list(
+                spread(
+                    make, work, (Repeated(), Printing()), on="ray", context=Printing(resources={"CPU": chosen.workers})
+                )
+            )
             rates[name] = assets / (time.monotonic() - began)
         peaks[name] = sampled.peak
         print(

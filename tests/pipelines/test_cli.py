@@ -19,6 +19,7 @@ from pipelines.engine import running, tracking
 from pipelines.engine.executors import Here
 from pipelines.engine.store import Store
 from tests.meshes import write_shapes
+from tests.pipelines.engine import toys
 from tests.pipelines.engine.toys import ran
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,11 +212,91 @@ def test_a_plan_says_what_would_run(toy, untracked):
 
 
 def test_the_last_runs_are_listed(toy, untracked):
-    assert "No run yet" in rayfield("status").stderr
+    assert "No run yet" in rayfield("runs").stderr
     rayfield("run", toy, "--kind", "data")
-    (row,) = json.loads(rayfield("status", "--json").stdout)
+    rayfield("run", toy, "--value", "9")
+    rows = {row["status"]: row for row in json.loads(rayfield("runs", "--json").stdout)}
 
-    assert (row["pipeline"], row["status"]) == ("toy", "failed")
+    assert rows.keys() == {"failed", "done"}
+    assert rows["failed"]["steps"] == {"failed": 1, "done": 3}
+    assert json.loads(rayfield("runs", "--json", "--failed").stdout) == [rows["failed"]]
+    assert json.loads(rayfield("runs", "--json", "--pipeline", "other").stdout) == []
+    assert len(json.loads(rayfield("runs", "--json", "-n", "1").stdout)) == 1
+
+
+def test_status_is_about_what_runs_now(toy, untracked):
+    assert "No run yet" in rayfield("status").stderr
+    rayfield("run", toy)
+
+    assert json.loads(rayfield("status", "--json").stdout) == []
+    assert "Nothing runs. The last run:" in rayfield("status").stderr
+    assert json.loads(rayfield("status", "last", "--json").stdout)[0]["status"] == "done"
+
+
+def test_the_logs_of_a_step_are_printed_to_stdout(toy, untracked):
+    rayfield("run", toy, "--kind", "data")
+    (name,) = (row["run"] for row in json.loads(rayfield("runs", "--json").stdout))
+    whole, one = rayfield("logs", "last"), rayfield("logs", name, "broken")
+    line = json.loads(rayfield("logs", name, "broken", "--json", "-n", "1").stdout)
+
+    assert "broken, step" in whole.stdout and "DataError: a data error of two" in whole.stdout
+    assert "| Traceback (most recent call last):" in one.stdout.splitlines()[0]
+    assert (line["step"], line["writer"], line["text"]) == ("broken", "step", "lines")
+    assert "Nothing was printed." in rayfield("logs", name, "judge").stderr
+    assert "Nothing was printed." in rayfield("logs", name, "judg", "--follow").stderr
+
+
+def test_the_logs_of_what_was_kept_are_those_of_the_run_that_made_it(toy, untracked, monkeypatch):
+    monkeypatch.setattr(toys.number, "function", lambda value, workers: print("counting") or value)
+    rayfield("run", toy)
+    rayfield("run", toy, "--verdict", "HOLD")
+
+    assert "counting" in rayfield("logs", "last", "number").stdout
+
+
+def test_two_runs_are_compared(toy, untracked):
+    rayfield("run", toy, "--value", "5")
+    first = json.loads(rayfield("runs", "--json").stdout)[0]["run"]
+    rayfield("run", toy, "--value", "6")
+    names = [row["run"] for row in json.loads(rayfield("runs", "--json").stdout)]
+    (second,) = set(names) - {first}
+    found = json.loads(rayfield("diff", first, second, "--json").stdout)
+
+    assert found["parameters"] == {"value": ["5", "6"]}
+    assert [(step["step"], step["same"]) for step in found["steps"]] == [
+        ("judge", True),
+        ("number", False),
+        ("total", False),
+    ]
+    assert "value: 5 -> 6" in rayfield("diff", first, second).stderr
+
+
+def test_every_run_has_its_report(toy, untracked, tmp_path):
+    rayfield("run", toy, "--kind", "data")
+    path = Path(rayfield("report").stdout.strip())
+    elsewhere = tmp_path / "new" / "report.html"
+    rayfield("report", "last", "--out", str(elsewhere))
+
+    assert path.name == "report.html" and path.is_file()
+    assert elsewhere.read_text().startswith("<!doctype html>")
+    assert str(path.parent.name) in path.read_text()
+
+
+def test_a_report_that_cannot_be_written_costs_no_result(toy, untracked, monkeypatch):
+    monkeypatch.setattr("pipelines.engine.report.report", lambda *_: 1 / 0)
+    result = rayfield("run", toy)
+
+    assert result.exit_code == 0
+    assert "The report was not written (ZeroDivisionError" in " ".join(result.stderr.split())
+
+
+def test_a_record_says_how_to_make_the_run_again(toy, untracked):
+    rayfield("run", toy, "--value", "5")
+    shown = json.loads(rayfield("show", "--json").stdout)
+
+    assert shown["command"] == f"rayfield run {toy} --value 5"
+    assert shown["environment"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert all(step["why"] for step in shown["steps"])
 
 
 # Bad input
@@ -242,6 +323,8 @@ def test_the_last_runs_are_listed(toy, untracked):
         (["run", "quickstart", "--set", "lr=1"], "--set is family.field=value, but got 'lr=1'."),
         (["run", "quickstart", "tiny"], "An option begins with --, but got 'tiny'."),
         (["show", "no-run"], "No run 'no-run' in"),
+        (["logs", "last"], "There is no run in"),
+        (["diff", "no-run"], "No run 'no-run' in"),
         (["predict", "models:/nobody@champion", "nowhere.obj"], "No file nowhere.obj."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -14,6 +14,7 @@ from components.steps.register import client
 from pipelines.engine import tracking
 from pipelines.engine.executors import Here
 from pipelines.engine.left import hold, left, mark
+from pipelines.engine.report import write_report
 from pipelines.engine.runner import Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Sender, Tracker, finish_left, flatten
@@ -58,6 +59,15 @@ def found(request: pytest.FixtureRequest) -> Iterator[Any]:
         return {run.info.run_name: run for run in api.search_runs([experiment.experiment_id])} if experiment else {}
 
     yield search
+
+
+def test_a_runs_report_is_among_its_artifacts(store, found, request):
+    recorded(store, "run-1", talking, name=request.node.name)
+    write_report(store, "run-1")
+    Sender(store, "run-1").send()
+    folder = Path(client().download_artifacts(found()["run-1"].info.run_id, ""))
+
+    assert (folder / "report.html").read_bytes() == store.read("runs/run-1/report.html")
 
 
 def test_a_run_its_steps_and_their_trials_are_three_generations(store, found, request):

@@ -108,3 +108,42 @@ def sums(values: tuple[int, ...] = (1, 2), extra: int = 0, seed: int = 0) -> Non
 @step
 def keeping() -> File:
     return keep("words.txt", b"words")
+
+
+@step
+def drawn(*, pictures: int = 1, size: int = 8, context: Context) -> str:
+    """Draws: a figure, or one again and again."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    for n in range(pictures):
+        context.figure("map", random.integers(0, 255, (size, size, 3), np.uint8), step=n if pictures > 1 else None)
+    return "drawn"
+
+
+@step
+def trained(*, steps: int = 20, context: Context) -> str:
+    """Says what a training says."""
+    for n in range(steps):
+        context.log({"loss": 2.0 / (n + 1)}, n)
+        if n % 5 == 4:
+            context.log({"val_loss": 2.2 / (n + 1), "val_accuracy": n / steps}, n)
+    for trial in range(2):
+        for n in range(4):
+            context.log({"loss": trial + 1.0 / (n + 1)}, n, trial=f"trial {trial:02d}")
+    return "trained"
+
+
+@step
+def scored(of: Any = None, *, accuracy: float = 0.5) -> dict[str, Any]:
+    """Says what `evaluate` says."""
+    own = {"accuracy": accuracy, "loss": 1.5}
+    errors = {"accuracy": 0.04, "loss": float("nan")}
+    return {"name": "toy", "goal": "accuracy", "val": own, "test": own, "error": errors, "count": 90}
+
+
+@step
+def promoted(scores: Any, *, name: str, gate: Gate, verdict: str = "PROMOTE") -> dict[str, Any]:
+    """Says what `register` says."""
+    reasons = [] if verdict == "PROMOTE" else ["accuracy is 0.3, the champion's is 0.5"]
+    return {"name": name, "version": "3", "verdict": verdict, "reasons": reasons, "uri": f"models:/{name}/3"}

@@ -1,0 +1,37 @@
+"""
+`rayfield report`: a run as one page.
+"""
+
+import webbrowser
+from pathlib import Path
+
+import click
+
+from pipelines.cli import STORE, store_at
+
+SECTION = "See"
+
+
+@click.command()
+@click.argument("run", default="last")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to put it [beside the run's record in the store]")
+@click.option("--open", "show", is_flag=True, help="Open it in a browser")
+@STORE
+def report(run: str, out: Path | None, show: bool, store: str) -> None:
+    """Write RUN as one HTML page that needs nothing else: graph, timeline, scores, curves, figures, model."""
+    place = store_at(store)
+    from components.files import scratch_root
+    from pipelines.engine.report import write_report
+    from pipelines.engine.seeing import find
+
+    name = find(place, run)
+    written = write_report(place, name)
+    if out is None and place.remote:
+        out = scratch_root() / "reports" / f"{name}.html"
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(place.read(written) or b"")
+    path = (out or Path(place.address) / written).resolve()
+    click.echo(str(path))
+    if show:
+        webbrowser.open(path.as_uri())

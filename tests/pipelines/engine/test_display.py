@@ -1,0 +1,215 @@
+"""
+The display: bars in a terminal, plain lines with their times elsewhere, and a tree of what was.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipelines.engine import display
+from pipelines.engine import runner as runner_module
+from pipelines.engine.display import SAID, Lines, Live, run_tree, watcher
+from pipelines.engine.seeing import open_run
+from pipelines.engine.store import Store
+from tests.pipelines.engine.recorded import recorded
+from tests.pipelines.engine.toys import broken, flaky, number, total
+
+NODES = [{"key": name[0], "title": name} for name in ("preprocess", "train voxnet", "register furniture")]
+FIRST, SECOND, THIRD = NODES
+
+
+def progress(done: float, total: float = 100, unit: str = "steps") -> dict[str, Any]:
+    return {"kind": "progress", "done": done, "total": total, "unit": unit}
+
+
+def metrics(trial: str = "", **values: float) -> dict[str, Any]:
+    return {"kind": "metrics", "step": 1, "trial": trial, "values": values}
+
+
+@pytest.fixture
+def clock() -> Any:
+    class Clock:
+        now = 1_000_000.0
+
+        def __call__(self) -> float:
+            return self.now
+
+    return Clock()
+
+
+@pytest.fixture
+def lines(clock: Any, capsys: pytest.CaptureFixture[str]) -> tuple[Lines, Callable[[], list[str]]]:
+    """The display of a pipe, and what it wrote since it was last asked, without the times."""
+    return Lines(clock), lambda: [line[11:] for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_step_is_a_line_at_its_begin_and_one_at_its_end(lines, clock):
+    shown, written = lines
+    shown.began(FIRST)
+    clock.now += 12.34
+    shown.ended(FIRST, "done", {"describe": "446 rows"}, "")
+
+    assert written() == ["> preprocess", "+ preprocess: 446 rows (12.3 s)"]
+
+
+def test_each_line_has_its_time(clock, capsys):
+    Lines(clock).began(FIRST)
+
+    assert capsys.readouterr().err[:11].count(":") == 2
+
+
+def test_what_was_kept_took_no_time(lines):
+    shown, written = lines
+    shown.ended(FIRST, "cached", {"describe": "446 rows"}, "")
+
+    assert written() == ["= preprocess: 446 rows"]
+
+
+def test_progress_is_a_line_now_and_then_with_the_time_left(lines, clock):
+    shown, written = lines
+    shown.began(SECOND)
+    shown.said(SECOND, [metrics(loss=0.5), progress(10)])
+    clock.now += SAID
+    shown.said(SECOND, [metrics(loss=0.25), progress(25)])
+    shown.said(SECOND, [progress(26)])
+
+    assert written() == ["> train voxnet", ". train voxnet: 25/100 steps  loss 0.25  about 1 min 30 s left"]
+
+
+def test_another_attempt_says_so(lines):
+    shown, written = lines
+    shown.began(FIRST)
+    shown.began(FIRST)
+
+    assert written() == ["> preprocess", "> preprocess (attempt 2)"]
+
+
+def test_a_skipped_step_says_why(lines):
+    shown, written = lines
+    shown.ended(THIRD, "skipped", None, "")
+
+    assert written() == ["- register furniture: a step that it needs failed"]
+
+
+class Screen:
+    """A terminal of some width whose bars are drawn when the test asks."""
+
+    def __init__(self, width: int = 110) -> None:
+        self.console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+        self.live = Live(NODES, self.console)
+        self.live.progress.stop()  # its thread draws when it likes
+
+    def text(self) -> list[str]:
+        with self.console.capture() as drawn:
+            for part in self.live.progress.get_renderables():
+                self.console.print(part)
+        return [line.rstrip() for line in drawn.get().splitlines()]
+
+    def printed(self) -> str:
+        return self.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_terminal_shows_a_bar_for_each_running_step_and_what_is_next():
+    screen = Screen()
+    screen.live.began(FIRST)
+    screen.live.began(SECOND)
+    screen.live.said(SECOND, [progress(40), metrics(loss=0.25)])
+    first, second, waiting = screen.text()
+
+    assert first.split()[0] == "preprocess"
+    assert "train voxnet" in second and "40/100 steps" in second and "loss 0.25" in second
+    assert waiting == "  0 of 3 steps; next: register furniture"
+
+
+def test_what_has_ended_leaves_the_bars_for_a_line_above_them():
+    screen = Screen()
+    screen.live.began(FIRST)
+    screen.live.ended(FIRST, "done", {"describe": "446 rows [all]"}, "")
+
+    assert screen.text() == ["  1 of 3 steps; next: train voxnet, register furniture"]
+    assert "+ preprocess: 446 rows [all] (0.0 s)" in screen.printed()
+
+
+def test_a_step_that_is_tried_again_has_one_bar():
+    screen = Screen()
+    screen.live.began(FIRST)
+    screen.live.said(FIRST, [progress(40)])
+    screen.live.began(FIRST)
+
+    assert len(screen.text()) == 2
+    assert "attempt 2" in screen.text()[0] and "40/100" not in screen.text()[0]
+
+
+def test_the_trial_that_spoke_last_is_named():
+    screen = Screen()
+    screen.live.began(SECOND)
+    screen.live.said(SECOND, [metrics("trial 03", loss=0.5)])
+
+    assert "trial 03 loss 0.5" in screen.text()[0]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_has_one_row_for_each_step(width):
+    screen = Screen(width)
+    for node in NODES:
+        screen.live.began(node)
+        screen.live.said(node, [progress(40), metrics(loss=0.25, accuracy=0.5, entropy=1.5)])
+
+    rows = screen.text()
+    assert len(rows) == 4
+    assert max(map(len, rows)) <= width
+
+
+def test_words_in_brackets_are_not_markup():
+    screen = Screen()
+    screen.live.began({"key": "x", "title": "train [red]"})
+    screen.live.ended({"key": "x", "title": "train [red]"}, "failed", None, "the [blue] error")
+
+    assert "x train [red]: the [blue] error" in screen.printed()
+
+
+def test_bars_are_for_terminals(monkeypatch):
+    assert isinstance(watcher(NODES), Lines)
+    monkeypatch.setattr(display.sys.stderr, "isatty", lambda: True, raising=False)
+    live = watcher(NODES)
+    live.close()
+
+    assert isinstance(live, Live)
+
+
+# Afterwards
+
+
+def shown(store: Store) -> list[str]:
+    screen = Console(file=io.StringIO(), width=160)
+    run_tree(open_run(store, "20260101-000000-aa01"), screen)
+    return screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def test_a_run_is_a_tree_with_times_attempts_and_what_came_of_each_step(own_store: Path, monkeypatch):
+    monkeypatch.setattr(runner_module.time, "sleep", lambda _: None)
+    store = Store(str(own_store))
+    recorded(store, lambda: total([flaky(failures=1), total([broken()])]), code=1)
+    rows = shown(store)
+
+    assert "failed after" in rows[1] and "1 done, 0 kept, 1 failed" in rows[1]
+    assert [row[:14].rstrip() for row in rows[4:]] == ["├─ flaky", "└─ broken", "   └─ total", "      └─ total"]
+    assert "done, 2 attempts" in rows[4]
+    assert "a data error of two lines" in rows[5]
+    assert "skipped" in rows[6] and "skipped" in rows[7]
+
+
+def test_gpu_seconds_are_shown_where_there_were_gpus(own_store: Path):
+    store = Store(str(own_store))
+    nodes = recorded(store, lambda: number(1))
+    without = shown(store)
+    manifest = store.manifest(nodes[0]["key"])
+    store.delete(f"keys/{nodes[0]['key']}.json")
+    store.commit(nodes[0]["key"], {**manifest, "cost": {"seconds": 60.0, "cpu": 3.0, "gpu": 120.0}})
+
+    assert "GPU" not in "".join(without)
+    assert "1 min 00 s  3.0 s  2 min 00 s" in shown(store)[-1]
