@@ -65,13 +65,29 @@ def preprocess(
         raise DataError("A source must have assets, but this one is empty. Check its --root.")
     declared = list(dict.fromkeys(representations))
     adapted = [_adapt(one, source, assets) for one in declared]
+    table = tabulate(source, assets, declared, adapted, on=on, context=context)
+    context.note({"assets": sum(table.counts.values()) - table.counts["quarantined"], **table.counts})
+    context.file("quarantine.parquet", table.quarantine.read())
+    return table
+
+
+def tabulate(
+    source: Source,
+    assets: Sequence[Asset],
+    declared: Sequence[Representation],
+    adapted: Sequence[Representation],
+    *,
+    on: str,
+    context: Context,
+) -> Table:
+    """The table of some assets of a source, in representations that have learned what they must."""
     groups = shards(assets)
     # an asset's split and label are not in a shard's key: folds share the shards
     keys = [[_key(context, source, one, group) for one in adapted] for group in groups]
     jobs = list(_missing(context, groups, adapted, keys))
     _make(jobs, source, context, on, sum(map(len, groups)))
     made = [[context.recall(key) for key in row] for row in keys]
-    return _table(assets, declared, adapted, made, context)
+    return _table(source, assets, declared, adapted, made)
 
 
 def shards(assets: Sequence[Asset]) -> list[list[Asset]]:
@@ -206,11 +222,11 @@ def _ragged(values: Sequence[np.ndarray], inner: Sequence[int | None], dtype: np
 
 
 def _table(
+    source: Source,
     assets: Sequence[Asset],
     declared: Sequence[Representation],
     adapted: Sequence[Representation],
     made: list[list[Shard]],
-    context: Context,
 ) -> Table:
     rejects = {r["id"]: r for row in made for shard in row for r in shard.rejects}
     good = sorted((a for a in assets if a.id not in rejects), key=lambda a: a.id)
@@ -223,16 +239,14 @@ def _table(
         files = tuple(shard.rows for shard in own if shard.rows is not None)
         sets.append(Set(one, other, files, sum(shard.count for shard in own)))
     counts = {split: sum(a.split == split for a in good) for split in ("train", "val", "test")}
-    table = Table(
+    return Table(
         assets=keep("assets.parquet", _records([asdict(a) | {"attributes": dict(a.attributes)} for a in good])),
         labels=tuple(sorted({a.label for a in good})),
         sets=tuple(sets),
         quarantine=keep("quarantine.parquet", _records(list(rejects.values()))),
         counts={**counts, "quarantined": len(rejects)},
+        source=source,
     )
-    context.note({"assets": len(good), **table.counts})
-    context.file("quarantine.parquet", table.quarantine.read())
-    return table
 
 
 def _records(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -14,7 +14,7 @@ from components.mesh import Mesh
 from components.representations.views import Views
 from components.source import Unreadable
 from components.steps.answering import answer
-from components.steps.register import registered
+from components.steps.registry import registered
 
 
 def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,11 @@ class Running:
 
     def remember(self, key: str, artifact: Any) -> None:
         self.store.commit(key, {"part_of": self.step_key, "result": encode(artifact), "when": time.time()})
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        with self.store.alone(name):
+            yield
 
     def _say(self, **line: Any) -> None:
         self.waiting.append({"time": time.time(), **line})

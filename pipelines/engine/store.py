@@ -21,7 +21,7 @@ from typing import Any
 
 from components import places
 from components.errors import RayfieldError
-from components.files import root, set_aside, where
+from components.files import digest_of, root, set_aside, where
 from components.places import is_remote
 
 COLLECTOR = "gc"
@@ -134,6 +134,16 @@ class Store:
                 return None
             own.epoch += 1
         return own
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Waits for the lease of a name, and holds it for what is inside: seconds of work, never minutes."""
+        while (lease := self.lease(f"alone-{digest_of(name.encode())}")) is None:
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            lease.release()
 
     def held(self, name: str) -> bool:
         """Whether a living owner has a right."""

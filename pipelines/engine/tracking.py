@@ -17,7 +17,7 @@ from typing import Any
 from components.crash import point
 from components.files import File
 from components.plain import decode
-from components.steps.register import client, experiment
+from components.steps.registry import client, experiment
 from pipelines.engine.code import ROOT
 from pipelines.engine.context import events
 from pipelines.engine.left import end, ended, left, unmark
