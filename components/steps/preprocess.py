@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from components.errors import DataError
 from components.files import File, keep
 from components.representation import Column, Representation
+from components.secrets import redact
 from components.source import Asset, Source, Unreadable, chance
 from components.step import Context, step
 from components.steps.cluster import spread
@@ -182,7 +183,7 @@ def _represent(
 
 def _why(error: Exception) -> dict[str, str]:
     reason = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
-    return {"reason": reason, "traceback": "".join(traceback.format_exception(error))}
+    return {"reason": redact(reason), "traceback": redact("".join(traceback.format_exception(error)))}
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], representation: Representation) -> File:

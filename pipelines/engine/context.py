@@ -19,6 +19,7 @@ import numpy as np
 
 from components.files import keep
 from components.plain import decode, encode
+from components.secrets import redacted
 from pipelines.engine.keys import digest, in_key, ingredients, modules_of
 from pipelines.engine.store import Store
 
@@ -54,7 +55,7 @@ class Running:
         self._say(kind="metrics", step=step, trial=trial, values={k: float(v) for k, v in metrics.items()})
 
     def note(self, params: Mapping[str, Any], *, trial: str = "") -> None:
-        self._say(kind="params", trial=trial, values=encode(params))
+        self._say(kind="params", trial=trial, values=redacted(encode(params)))
 
     def figure(self, name: str, picture: Any, *, step: int | None = None) -> None:
         stem = name if step is None else f"{name}_{step:06d}"
