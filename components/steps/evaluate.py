@@ -47,7 +47,7 @@ def evaluate(
     parts = {}
     for split in ("val", "test"):
         rows = _rows(table, checkpoint, split, labels)
-        parts[split] = parts_of(family, net, rows, on=on, cpus=context.resources.get("CPU", 1))
+        parts[split] = parts_of(family, net, rows, on=on, context=context)
     with torch.no_grad():
         pictures = family.figures(net, rows.batch(np.arange(min(SHOWN, len(rows)))))
     for name, picture in pictures.items():
@@ -72,9 +72,10 @@ def evaluate(
     return scores
 
 
-def parts_of(family: Any, net: Any, rows: Rows, *, on: str, cpus: float) -> list[dict[str, Any]]:
+def parts_of(family: Any, net: Any, rows: Rows, *, on: str, context: Context) -> list[dict[str, Any]]:
     """The totals of each of the parts that the jackknife leaves out in turn."""
     groups = [tuple(index) for index in np.array_split(np.arange(len(rows)), min(GROUPS, len(rows)))]
+    cpus = context.resources.get("CPU", 1)
     found = spread(_totals, groups, (family, net, rows), on=on, cpus=cpus)
     return [totals for _, totals in sorted(found, key=lambda pair: pair[0])]
 

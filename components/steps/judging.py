@@ -146,7 +146,7 @@ def measure(scores: Scores, folder: Path, context: Context) -> tuple[dict[str, f
     if lost := table.counts["quarantined"]:
         raise Incomparable(f"{lost} of the {len(assets)} test assets have no {representation.name}")
     rows = table.open(representation, "test", labels)
-    parts = parts_of(family, net, rows, on="auto", cpus=context.resources.get("CPU", 1))
+    parts = parts_of(family, net, rows, on="auto", context=context)
     return family.score(joined(parts)), standard_error(family, parts)
 
 

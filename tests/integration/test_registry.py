@@ -187,6 +187,7 @@ def stranger(tmp_path: Path) -> dict[str, str]:
         **inherited,
         "PYTHONPATH": str(tmp_path / "site"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONDONTWRITEBYTECODE": "1",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"],
