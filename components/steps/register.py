@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.artifacts import Checkpoint, Gate, Model, Scores
+from components.crash import point
 from components.errors import UsageError
 from components.files import File, keep
 from components.plain import decode, encode
@@ -73,6 +74,7 @@ def _model(api: Any, name: str, version: str, evidence: Mapping[str, Any], key: 
 def _create(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: str, context: Context) -> str:
     """Uploads the model, and creates its version if nobody has meanwhile."""
     uri, run = uploaded(api, scores, checkpoint, name, key)
+    point("register: uploaded, no version")
     tags = {
         "rayfield.key": key,
         "rayfield.family": checkpoint.family.name,
@@ -85,7 +87,9 @@ def _create(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: st
     card = model_card(scores, checkpoint, name, key)
     with context.alone(f"model {name}"):
         found = by_key(api, name, key)
-        return found or str(api.create_model_version(name, uri, run, tags=tags, description=card).version)
+        made = found or str(api.create_model_version(name, uri, run, tags=tags, description=card).version)
+        point("register: a version, the lease still held")
+        return made
 
 
 # The verdict, and what it moves
@@ -106,7 +110,9 @@ def _decide(
     while True:
         if evidence is None:
             judged = judge(scores, gate, _champion(api, name, version), force=force, context=context)
+            point("register: judged, nothing recorded")
             evidence = _record(api, scores, name, found, {**judged, "asked": asked})
+            point("register: the verdict recorded, nothing moved")
         with context.alone(f"model {name}"):
             if _carried_out(api, name, version, evidence):
                 return evidence
@@ -141,6 +147,7 @@ def _record(api: Any, scores: Scores, name: str, found: Any, judged: Mapping[str
     if found.run_id:
         api.log_text(found.run_id, text, "evidence.json")
     evidence = {**said, "kept": encode(kept)}
+    point("register: evidence kept, not on the version")
     api.set_model_version_tag(name, version, "rayfield.verdict", said["verdict"])
     api.set_model_version_tag(name, version, "rayfield.evidence", json.dumps(evidence))
     return evidence
@@ -160,6 +167,7 @@ def _carried_out(api: Any, name: str, version: str, evidence: Mapping[str, Any])
         if now not in (compared, version):
             return False
         move(api, name, version, compared, evidence["asked"]["what"], forced=evidence["forced"])
+        point("register: moved, not settled")
     api.set_model_version_tag(name, version, "rayfield.settled", evidence["when"])
     return True
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.crash import point
 from components.errors import RayfieldError, UsageError
 from components.files import tracking_uri
 
@@ -149,7 +150,9 @@ def move(api: Any, name: str, version: str, before: str | None, what: str, **why
     """Makes a version the champion, and the one before it `previous`. Doing it twice does it once."""
     if before not in (None, version):
         api.set_registered_model_alias(name, "previous", before)
+        point("register: previous set, champion not")
     api.set_registered_model_alias(name, "champion", version)
+    point("register: champion set, the move not told")
     told = moves(api, name)
     if not told or told[-1]["to"] != version:
         said = {"what": what, "from": before, "to": version, **why, **signed()}

@@ -18,6 +18,7 @@ from safetensors.numpy import load as load_arrays
 
 import components
 from components.artifacts import Checkpoint, Scores
+from components.crash import point
 from components.files import tracking_uri
 from components.plain import encode
 from components.steps.answering import answer
@@ -43,6 +44,7 @@ def uploaded(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: s
         api.delete_logged_model(half.model_id)
     runs = api.search_runs([place], tagged)
     run = runs[0] if runs else api.create_run(place, run_name=f"{name} {key[:8]}", tags={"rayfield.key": key})
+    point("register: a run, nothing uploaded")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return upload(run.info.run_id, scores, checkpoint, name, key, Path(folder)), run.info.run_id
