@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from components.artifacts import Checkpoint, Scores
+from components.crash import point
 from components.errors import DataError, UsageError
 from components.files import File, keep
 from components.plain import canonical
@@ -48,6 +49,7 @@ def evaluate(
     for split in ("val", "test"):
         rows = _rows(table, checkpoint, split, labels)
         parts[split] = parts_of(family, net, rows, on=on, context=context)
+    point("evaluate: measured, nothing said")
     with torch.no_grad():
         pictures = family.figures(net, rows.batch(np.arange(min(SHOWN, len(rows)))))
     for name, picture in pictures.items():
@@ -69,6 +71,7 @@ def evaluate(
     )
     context.log({f"test_{n}": v for n, v in scores.test.items()} | {f"val_{n}": v for n, v in scores.val.items()}, 0)
     context.note({f"error_{n}": v for n, v in scores.error.items()})
+    point("evaluate: scored, nothing committed")
     return scores
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.crash import point
 from components.errors import DataError
 from components.files import File, keep
 from components.representation import Column, Representation
@@ -85,8 +86,10 @@ def tabulate(
     groups = shards(assets)
     # an asset's split and label are not in a shard's key: folds share the shards
     keys = [[_key(context, source, one, group) for one in adapted] for group in groups]
+    point("preprocess: before its shards")
     jobs = list(_missing(context, groups, adapted, keys))
     _make(jobs, source, context, on, sum(map(len, groups)))
+    point("preprocess: every shard is remembered, there is no table")
     made = [[context.recall(key) for key in row] for row in keys]
     return _table(source, assets, declared, adapted, made)
 
@@ -159,6 +162,7 @@ def make(job: Job, source: Source, context: Context) -> bool:
                 rows[key] += [{"id": asset.id, **row} for row in made or []]
     for representation, key in job.wanted:
         file = write_rows(rows[key], representation) if rows[key] else None
+        point("preprocess: the rows of a shard are kept, not remembered")
         context.remember(key, Shard(file, len(rows[key]), tuple(rejects[key])))
     return True
 

@@ -54,9 +54,12 @@ def register(scores: Scores, *, name: str, gate: Gate = OPEN, force: bool = Fals
         raise UsageError(f"The gate asks for {missing[0]!r}, but {scores.name} has {', '.join(scores.test)}.")
     key = context.key(scores=scores, name=name)
     with reachable():
+        point("register: before anything")
         api = client()
         ensure(api, name)
+        point("register: the model has its name, no version")
         version = by_key(api, name, key) or _create(api, scores, checkpoint, name, key, context)
+        point("register: the version is there, no verdict")
         evidence = _decide(api, scores, name, version, gate, force, context)
     return _model(api, name, version, evidence, key, context)
 
@@ -112,7 +115,7 @@ def _decide(
             judged = judge(scores, gate, _champion(api, name, version), force=force, context=context)
             point("register: judged, nothing recorded")
             evidence = _record(api, scores, name, found, {**judged, "asked": asked})
-            point("register: the verdict recorded, nothing moved")
+            point("register: the verdict is written, no alias moved")
         with context.alone(f"model {name}"):
             if _carried_out(api, name, version, evidence):
                 return evidence
@@ -141,12 +144,12 @@ def _champion(api: Any, name: str, version: str) -> Champion | None:
 def _record(api: Any, scores: Scores, name: str, found: Any, judged: Mapping[str, Any]) -> dict[str, Any]:
     """Keeps the evidence in the store, in the model's run and on its version; the version's tag is what counts."""
     version, tags = str(found.version), found.tags
-    said = redacted({"model": name, "version": version, "key": tags["rayfield.key"], **judged, **signed()})
+    said = redacted({"model": name, "version": version, "key": tags["rayfield.key"], **judged})
     text = json.dumps(said, indent=1)
     kept = {"evidence": keep("evidence.json", text.encode()), "scores": keep("scores.json", _whole(scores))}
     if found.run_id:
         api.log_text(found.run_id, text, "evidence.json")
-    evidence = {**said, "kept": encode(kept)}
+    evidence = {**said, "kept": encode(kept), **signed()}
     point("register: evidence kept, not on the version")
     api.set_model_version_tag(name, version, "rayfield.verdict", said["verdict"])
     api.set_model_version_tag(name, version, "rayfield.evidence", json.dumps(evidence))

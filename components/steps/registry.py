@@ -150,9 +150,11 @@ def move(api: Any, name: str, version: str, before: str | None, what: str, **why
     """Makes a version the champion, and the one before it `previous`. Doing it twice does it once."""
     if before not in (None, version):
         api.set_registered_model_alias(name, "previous", before)
-        point("register: previous set, champion not")
-    api.set_registered_model_alias(name, "champion", version)
-    point("register: champion set, the move not told")
+        point("register: `previous` moved, `champion` not yet")
+    now = aliased(api, name, "champion")
+    if now is None or str(now.version) != version:
+        api.set_registered_model_alias(name, "champion", version)
+    point("register: `champion` moved")
     told = moves(api, name)
     if not told or told[-1]["to"] != version:
         said = {"what": what, "from": before, "to": version, **why, **signed()}

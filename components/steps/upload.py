@@ -39,15 +39,21 @@ def uploaded(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: s
     found = api.search_logged_models([place], filter_string=tagged)
     whole = [one for one in found if str(one.status) == "READY"]
     if whole:
+        _close(api, whole[0].source_run_id)
         return whole[0].model_uri, whole[0].source_run_id
     for half in found:
         api.delete_logged_model(half.model_id)
     runs = api.search_runs([place], tagged)
     run = runs[0] if runs else api.create_run(place, run_name=f"{name} {key[:8]}", tags={"rayfield.key": key})
-    point("register: a run, nothing uploaded")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return upload(run.info.run_id, scores, checkpoint, name, key, Path(folder)), run.info.run_id
+
+
+def _close(api: Any, run: str) -> None:
+    """Ends the run of an upload that was whole when its process died."""
+    if api.get_run(run).info.status == "RUNNING":
+        api.set_terminated(run)
 
 
 def upload(run: str, scores: Scores, checkpoint: Checkpoint, name: str, key: str, folder: Path) -> str:
@@ -58,6 +64,7 @@ def upload(run: str, scores: Scores, checkpoint: Checkpoint, name: str, key: str
     (folder / "parts" / "MODEL_CARD.md").write_text(model_card(scores, checkpoint, name, key))
     mlflow.set_tracking_uri(tracking_uri())
     with mlflow.start_run(run_id=run):
+        point("register: its MLflow run is open, nothing uploaded")
         mlflow.log_metrics({f"test_{n}": v for n, v in scores.test.items() if v == v})
         return mlflow.pyfunc.log_model(
             name=name.replace(".", "-"),  # MLflow takes a registered model's name with a dot, and no logged model's

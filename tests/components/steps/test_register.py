@@ -188,8 +188,8 @@ def test_the_verdict_and_both_sides_numbers_are_kept(scores, name, quick):
     assert kept["champion"]["difference"] == pytest.approx(-0.1)
     assert kept["champion"]["error_of_difference"] == pytest.approx(0.05)
     assert kept["tested"] == {"digest": scores.tested.digest, "rows": 6}
-    assert kept["who"] and kept["when"]
     assert kept.items() <= evidence(name, "2").items()
+    assert evidence(name, "2")["who"] and evidence(name, "2")["when"]
     assert json.loads(context.files["evidence.json"]) == kept
 
 
@@ -578,6 +578,21 @@ def test_half_an_upload_is_deleted_and_made_anew(scores, name, monkeypatch):
 
     assert [str(one.status) for one in models_of(model.key)] == ["READY"]
     assert [run.info.status for run in runs] == ["FINISHED"]
+
+
+def test_a_run_whose_upload_was_whole_when_its_process_died_is_closed(scores, name, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.tracking.fluent.end_run", lambda *_, **__: None)  # a killed process ends none
+        patch.setattr(MlflowClient, "create_model_version", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            register(scores, name=name)
+    from mlflow.tracking import fluent
+
+    fluent._active_run_stack.get().clear()  # as in a new process
+    model = register(scores, name=name)
+    (uploaded,) = models_of(model.key)
+
+    assert client().get_run(uploaded.source_run_id).info.status == "FINISHED"
 
 
 def _killed(*_: object, **__: object) -> None:
