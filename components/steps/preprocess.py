@@ -157,7 +157,7 @@ def make(job: Job, source: Source, context: Context) -> bool:
         for representation, key in job.wanted:
             made, why = (None, reason) if reason else _represent(representation, decoded, asset, context.seed)
             if why:
-                rejects[key].append({"id": asset.id, "uri": asset.uri, **why})
+                rejects[key].append({"id": asset.id, "uri": redact(asset.uri), **why})
             else:
                 rows[key] += [{"id": asset.id, **row} for row in made or []]
     for representation, key in job.wanted:
@@ -245,13 +245,17 @@ def _table(
         sets.append(Set(one, other, files, sum(shard.count for shard in own)))
     counts = {split: sum(a.split == split for a in good) for split in ("train", "val", "test")}
     return Table(
-        assets=keep("assets.parquet", _records([asdict(a) | {"attributes": dict(a.attributes)} for a in good])),
+        assets=keep("assets.parquet", _records([_record(a) for a in good])),
         labels=tuple(sorted({a.label for a in good})),
         sets=tuple(sets),
         quarantine=keep("quarantine.parquet", _records(list(rejects.values()))),
         counts={**counts, "quarantined": len(rejects)},
         source=source,
     )
+
+
+def _record(asset: Asset) -> dict[str, Any]:
+    return asdict(asset) | {"attributes": dict(asset.attributes), "uri": redact(asset.uri)}
 
 
 def _records(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -140,12 +140,12 @@ def _unknown(function: Callable[..., None], name: str) -> UsageError:
 
 def _no_secrets(given: Mapping[str, str], hints: Mapping[str, Any]) -> None:
     """Refuses a secret on the command line: parameters are written down, in plans and in manifests."""
-    from components.secrets import is_secret
+    from components.secrets import is_secret, redact
 
-    for name in given:
-        if is_secret(name) and hints.get(name, str) is str:
+    for name, text in given.items():
+        if (is_secret(name) and hints.get(name, str) is str) or redact(text) != text:
             raise UsageError(
-                f"A parameter is written into plans and manifests, and --{name} looks like a secret. "
+                f"A parameter is written into plans and manifests, but --{name} holds a secret. "
                 f"Set a variable such as {name.upper()} instead, and read it where it is needed."
             )
 
