@@ -12,6 +12,7 @@ from typing import Any
 
 from components.crash import point
 from components.errors import UsageError
+from components.secrets import redacted
 from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
 from pipelines.engine.left import INTERRUPTED, end, hold, mark
@@ -96,7 +97,7 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
     }
     before = store.load(f"runs/{run}/run.json") or {}
     kept = {name: before[name] for name in ("title", "started") if name in before}
-    store.begin(run, {**record, **kept, "owner": owner()})
+    store.begin(run, {**redacted(record), **kept, "owner": owner()})
     point("run: its record written")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from components.crash import point
 from components.files import File
 from components.plain import decode
+from components.secrets import redact, redacted
 from components.steps.registry import client, experiment
 from pipelines.engine.code import ROOT
 from pipelines.engine.context import events
@@ -145,7 +146,7 @@ class Sender:
     def _parameters(self, run_id: str, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        flat = [Param(name, str(value)[:6000]) for name, value in flatten(values)]
+        flat = [Param(name, str(value)[:6000]) for name, value in flatten(redacted(values))]
         for start in range(0, len(flat), 100):
             self.api.log_batch(run_id, params=flat[start : start + 100])
 
@@ -258,7 +259,7 @@ class Tracker:
             send()
             self.problem = ""
         except Exception as error:  # whatever MLflow raises, training goes on; finish() says what is left
-            self.problem = " ".join(str(error).split())[:300]
+            self.problem = redact(" ".join(str(error).split()))[:300]
 
     def finish(self, seconds: float = 60) -> str:
         """Sends the rest. Returns what went wrong, in words; nothing when all was sent."""

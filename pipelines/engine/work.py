@@ -15,6 +15,7 @@ from components.artifacts import describe
 from components.crash import point
 from components.errors import RayfieldError
 from components.plain import class_of, decode, encode
+from components.secrets import redact
 from components.step import Step
 from pipelines.engine.context import Running
 from pipelines.engine.errors import kind_of
@@ -44,7 +45,7 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
         return {"ok": True}
     except Exception as error:
         said = {"error": sentence(error), "kind": kind_of(error), "code": code_of(error)}
-        trace = traceback.format_exc()
+        trace = redact(traceback.format_exc())
         with suppress(OSError, RayfieldError):  # a full disk may be what went wrong: the first error is the one to tell
             context.flush()
         return {"ok": False, **said, "traceback": trace}
@@ -97,7 +98,7 @@ def manifest(node: Mapping[str, Any], run: str, result: Any, seconds: float, cpu
 
 def sentence(error: BaseException) -> str:
     """An error in one line."""
-    text = " ".join(str(error).split())
+    text = redact(" ".join(str(error).split()))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"The disk is full: {error.filename or 'a file'} was not written. Make room; the same command continues."
     return text if isinstance(error, RayfieldError) else f"{type(error).__name__}: {text}"

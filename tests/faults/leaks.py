@@ -27,6 +27,8 @@ IN_AN_ADDRESS = "planted-address-5"
 ADDRESS = f"https://reader:{IN_AN_ADDRESS}@example.org/data?X-Amz-Signature=planted-signature-6"
 NEVER = (*PLANTED.values(), IN_AN_ADDRESS, "planted-signature-6")
 
+OWN = "printed by the step itself:"
+
 
 def everything() -> str:
     return " ".join([*(os.environ.get(name, "") for name in PLANTED), ADDRESS])
@@ -35,8 +37,8 @@ def everything() -> str:
 @step
 def say(*, context: Context) -> str:
     """Prints, notes and logs."""
-    print(everything(), flush=True)
-    print(everything(), file=sys.stderr, flush=True)
+    print(f"{OWN} {everything()}", flush=True)
+    print(f"{OWN} {everything()}", file=sys.stderr, flush=True)
     context.note({"hub_token": os.environ["HUB_TOKEN"], "words": everything(), "deep": {"address": ADDRESS}})
     context.log({"loss": 1.0}, 0)
     return "said"
