@@ -151,6 +151,9 @@ def _record(api: Any, scores: Scores, name: str, found: Any, judged: Mapping[str
         api.log_text(found.run_id, text, "evidence.json")
     evidence = {**said, "kept": encode(kept), **signed()}
     point("register: evidence kept, not on the version")
+    if judged["asked"]["what"] == "promote":  # the evidence of its registration stays beside it
+        api.set_model_version_tag(name, version, "rayfield.promotion", json.dumps(evidence))
+        return evidence
     api.set_model_version_tag(name, version, "rayfield.verdict", said["verdict"])
     api.set_model_version_tag(name, version, "rayfield.evidence", json.dumps(evidence))
     return evidence
@@ -171,7 +174,8 @@ def _carried_out(api: Any, name: str, version: str, evidence: Mapping[str, Any])
             return False
         move(api, name, version, compared, evidence["asked"]["what"], forced=evidence["forced"])
         point("register: moved, not settled")
-    api.set_model_version_tag(name, version, "rayfield.settled", evidence["when"])
+    if evidence["asked"]["what"] == "register":
+        api.set_model_version_tag(name, version, "rayfield.settled", evidence["when"])
     return True
 
 

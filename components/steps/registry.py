@@ -225,7 +225,8 @@ def history(name: str) -> dict[str, Any]:
 def details(name: str, version: str) -> dict[str, Any]:
     """One version: its row, the evidence of its verdict, and its model card."""
     found = version_of(client(), name, version)
-    return {**_row(found, list(found.aliases)), "evidence": evidence_of(found), "card": found.description}
+    said = {"evidence": evidence_of(found), "promotion": evidence_of(found, "promotion"), "card": found.description}
+    return {**_row(found, list(found.aliases)), **said}
 
 
 def _row(version: Any, aliases: list[str]) -> dict[str, Any]:
@@ -249,9 +250,9 @@ def _score(version: Any) -> str:
     return "" if value is None else f"{goal} {value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
 
-def evidence_of(version: Any) -> dict[str, Any] | None:
-    """What a version's verdict rests on; None before it has one."""
-    said = version.tags.get("rayfield.evidence")
+def evidence_of(version: Any, of: str = "evidence") -> dict[str, Any] | None:
+    """What the verdict rests on with which a version was registered, or its last "promotion"; None if there is none."""
+    said = version.tags.get(f"rayfield.{of}")
     return json.loads(said) if said else None
 
 

@@ -58,6 +58,7 @@ def show(name: str, version: str | None, store: str, as_json: bool) -> None:
         return _history(found)
     _row(found)
     _verdict(found["evidence"] or {})
+    _verdict(found["promotion"] or {})
     click.echo("\n" + (found["card"] or ""), err=True)
 
 
@@ -114,7 +115,8 @@ def _verdict(evidence: Mapping[str, Any]) -> None:
     if not evidence:
         return
     forced = " (forced)" if evidence["forced"] else ""
-    click.echo(f"  version {evidence['version']}: {evidence['verdict']}{forced}", err=True)
+    asked = evidence["asked"]["what"]
+    click.echo(f"  {asked} version {evidence['version']}: {evidence['verdict']}{forced}", err=True)
     for reason in evidence["reasons"]:
         click.echo(f"    {reason}", err=True)
     if how := (evidence["champion"] or {}).get("how"):

@@ -459,6 +459,9 @@ def test_a_promotion_asks_the_gate_and_the_champion_of_now(scores, name, quick):
     assert held["champion"]["version"] == "2"
     assert held["gate"]["least"] == {"accuracy": 0.5}
 
+    assert details(name, "1")["promotion"]["verdict"] == "HOLD"
+    assert details(name, "1")["evidence"]["verdict"] == "PROMOTE"  # of its registration
+
     forced = promote(name, "1", force=True, context=Printing())
 
     assert (forced["verdict"], forced["forced"], alias(name, "champion")) == ("PROMOTE", True, "1")
