@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components import places
+from components.crash import point
 from components.errors import DataError
 from components.places import is_remote, write_atomically
 
@@ -49,7 +50,7 @@ class File:
         if not is_remote(root()):
             return self.path().read_bytes()
         address = f"{root()}/{where(self.digest)}"
-        for _ in range(2):  # what was damaged on the way is read again
+        for _ in range(3):  # what was damaged on the way is read again
             data = places.read(address)
             if data is None or digest_of(data) == self.digest:
                 break
@@ -129,6 +130,7 @@ def keep(name: str, data: bytes | Path) -> File:
     """Puts bytes, or a file's bytes, into the store. Doing it twice does it once."""
     data = data.read_bytes() if isinstance(data, Path) else data
     file = File(name, digest_of(data), len(data))
+    point("files: before an object")
     address = f"{root()}/{where(file.digest)}"
     for _ in range(3):  # an object of another size is a write that broke off
         found = places.look(address)
@@ -137,6 +139,7 @@ def keep(name: str, data: bytes | Path) -> File:
                 places.touch(address, data)
             return file
         places.write(address, data)
+        point("files: an object is kept, nothing names it")
         if not is_remote(address):
             return file
     raise Damaged(f"{root()} must hold what is written to it, but cuts {name} short. Run `rayfield doctor`.")

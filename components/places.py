@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components.crash import point
 from components.errors import RayfieldError
 
 T = TypeVar("T")
@@ -36,7 +37,9 @@ sleep = time.sleep
 
 
 class Unreachable(RayfieldError, ConnectionError):
-    """A store's server does not answer, or fails again and again."""
+    """A store's server does not answer, or fails again and again: what was done is safe, and the rest continues."""
+
+    code = 5
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def create(address: str, data: bytes) -> bool:
         except Exception as error:
             if _is_refusal(error):
                 # a time-out may come after success: what is there is ours if it says what we say
-                return unsure and bytes(system.cat_file(path)) == data
+                return unsure and any(bytes(system.cat_file(path)) == data for _ in range(3))
             unsure = unsure or is_transient(error)
             raise
 
@@ -120,8 +123,10 @@ def create(address: str, data: bytes) -> bool:
 def _create_local(path: Path, data: bytes) -> bool:
     temporary = path.with_name(f".part-{os.getpid()}-{uuid.uuid4().hex}")
     write_atomically(temporary, data)
+    point("places: the bytes of a new name are beside it")
     try:
         os.link(temporary, path)  # a link fails if the name is taken, and shows all of the bytes or none
+        point("places: a new name has its bytes, the part beside it remains")
     except FileExistsError:
         return False
     finally:
@@ -137,6 +142,37 @@ def delete(address: str) -> None:
         else:
             system, path = _system(address)
             _patiently(address, lambda: system.rm_file(path))
+
+
+def delete_old(address: str, when: float) -> bool:
+    """Removes what was not written or touched after a moment. Whether it did."""
+    if is_remote(address):
+        found = look(address)
+        if found is None or found.when > when:
+            return False
+        delete(address)
+        return True
+    path = _path(address)
+    aside = path.with_name(f".gone-{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)  # from here on nobody can make it young again
+    except FileNotFoundError:
+        return False
+    young = aside.stat().st_mtime > when
+    if young:
+        with suppress(FileExistsError):  # it was made anew in this moment
+            os.link(aside, path)
+    aside.unlink()
+    return not young
+
+
+def prune(folder: str) -> None:
+    """Removes the empty folders under a folder of a disk; a bucket has none."""
+    if is_remote(folder):
+        return
+    for inner, _, _ in os.walk(_path(folder), topdown=False):
+        with suppress(OSError):  # it is not empty
+            os.rmdir(inner)
 
 
 def names(folder: str) -> list[str]:
@@ -187,17 +223,27 @@ def creates_once(folder: str) -> bool:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """All of the bytes or none: a reader never sees a part, and a crash leaves no part behind under that name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    handle, temporary = _part(path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
+        point("places: bytes are written, under no name")
         os.replace(temporary, path)
+        point("places: bytes are under their name")
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _part(folder: Path) -> tuple[int, str]:
+    """A new file in a folder, which `prune` may remove between its making and ours."""
+    for _ in range(5):
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return tempfile.mkstemp(dir=folder, prefix=".part-")
+    raise FileNotFoundError(2, "No such file or directory", str(folder))
 
 
 def _path(address: str) -> Path:

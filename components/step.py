@@ -48,8 +48,12 @@ class Context(Protocol):
     def progress(self, done: float, total: float, unit: str = "") -> None:
         """How far the step is."""
 
-    def key(self, **parts: Any) -> str:
-        """The key of a part of this step's work: of those parts, and of the code that they use."""
+    def key(self, *, of: str = "", **parts: Any) -> str:
+        """
+        The key of a part of this step's work: of those parts, and of the code that they use.
+
+        `of` names the module whose work it is, where another step's may be done here.
+        """
 
     def recall(self, key: str) -> Any:
         """What was remembered under a key; None if nothing was."""
@@ -218,7 +222,7 @@ class Printing:
         if sys.stderr.isatty():
             print(f"\r{done:.0f}/{total:.0f} {unit}", end="\n" if done >= total else "", file=sys.stderr)
 
-    def key(self, **parts: Any) -> str:
+    def key(self, *, of: str = "", **parts: Any) -> str:
         from components.files import digest_of
 
         return digest_of(repr(sorted(parts.items())).encode())

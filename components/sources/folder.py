@@ -88,7 +88,7 @@ def digests_of(folder: Path, paths: list[Path]) -> dict[Path, str]:
     entries = {str(path): known.get(str(path)) for path in paths}
     now = {name: entry if entry and _is_current(entry) else _entry(Path(name)) for name, entry in entries.items()}
     if now != known:
-        files.write_atomically(listing, json.dumps(now).encode())
+        places.write_atomically(listing, json.dumps(now).encode())
     return {path: now[str(path)]["digest"] for path in paths}
 
 

@@ -56,7 +56,7 @@ def _on_ray(
     import ray
     from ray import cloudpickle
 
-    _quiet()
+    quiet()
     shared, store = ray.put((function, items, held)), files.root()
 
     def work(batch: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _on_ray(
             yield items[int(place)], cloudpickle.loads(result)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Ray Data in the manner of this project: order kept, no bars of its own."""
     import ray.data
 

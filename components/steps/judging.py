@@ -25,7 +25,7 @@ from components.source import Asset
 from components.step import Context
 from components.steps.answering import opened
 from components.steps.evaluate import parts_of
-from components.steps.preprocess import tabulate
+from components.steps.preprocess import Work, make_missing
 from components.training import joined, standard_error
 
 
@@ -142,7 +142,9 @@ def measure(scores: Scores, folder: Path, context: Context) -> tuple[dict[str, f
     if scores.extractor is not None:
         family = family.judged_by(scores.extractor.family, scores.extractor.network())
     assert scores.source is not None
-    table = tabulate(scores.source, assets, [representation], [representation], on="auto", context=context)
+    work = Work.cut(scores.source, assets, [representation], [representation], context)
+    make_missing(work, context, on="auto")
+    table = work.table(context)
     if lost := table.counts["quarantined"]:
         raise Incomparable(f"{lost} of the {len(assets)} test assets have no {representation.name}")
     rows = table.open(representation, "test", labels)

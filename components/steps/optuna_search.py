@@ -11,7 +11,7 @@ from components import files
 from components.family import Family
 from components.space import Choice, Integer, LogUniform
 from components.step import Context
-from components.steps.train import judged
+from components.steps.stream import judged
 from components.table import Table
 from components.training import Learner, evaluate
 

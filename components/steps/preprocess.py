@@ -8,9 +8,8 @@ representations that lack its shard. What cannot be read is put into quarantine 
 
 import io
 import traceback
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ from components.errors import DataError
 from components.files import File, keep
 from components.representation import Column, Representation
 from components.secrets import redact
-from components.source import Asset, Source, Unreadable, chance
+from components.source import SPLITS, Asset, Source, Unreadable, chance
 from components.step import Context, step
 from components.steps.cluster import spread
 from components.table import Set, Table
@@ -48,63 +47,113 @@ class Job:
     """representation and key"""
 
 
-@step(aside=("on",))
+@dataclass(frozen=True)
+class Streamed:
+    """A set whose shards are made while a training already reads them: `preprocess.stream(source, representation)`."""
+
+    source: Source
+    representation: Representation
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a table is made of: the shards of a source's assets, and the key of each in each representation."""
+
+    source: Source
+    assets: list[Asset]
+    declared: list[Representation]
+    adapted: list[Representation]
+    groups: list[list[Asset]]
+    keys: list[list[str]]
+    """one for each representation, for each group"""
+
+    @classmethod
+    def of(cls, source: Source, representations: Sequence[Representation], context: Context) -> "Work":
+        assets = source.rows()
+        if not assets:
+            raise DataError("A source must have assets, but this one is empty. Check its --root.")
+        declared = list(dict.fromkeys(representations))
+        return cls.cut(source, assets, declared, [_adapt(one, source, assets) for one in declared], context)
+
+    @classmethod
+    def cut(
+        cls,
+        source: Source,
+        assets: list[Asset],
+        declared: list[Representation],
+        adapted: list[Representation],
+        context: Context,
+    ) -> "Work":
+        """The work for some assets of a source, in representations that have learned what they must."""
+        groups = shards(assets)
+        # an asset's split and label are not in a shard's key: folds share the shards
+        keys = [[_key(context, source, one, group) for one in adapted] for group in groups]
+        return cls(source, assets, declared, adapted, groups, keys)
+
+    def missing(self, context: Context) -> list[Job]:
+        """The jobs whose shards are not in the store."""
+        jobs = (self.job(place, context) for place in range(len(self.groups)))
+        return [job for job in jobs if job is not None]
+
+    def job(self, place: int, context: Context) -> Job | None:
+        """What must be done for the shards of one group; None if all are in the store."""
+        keys = self.keys[place]
+        wanted = [(one, key) for one, key in zip(self.adapted, keys, strict=True) if context.recall(key) is None]
+        return Job(tuple(self.groups[place]), tuple(wanted)) if wanted else None
+
+    def table(self, context: Context) -> Table:
+        """The table of shards that are all in the store."""
+        made = [[context.recall(key) for key in row] for row in self.keys]
+        return replace(_table(self.assets, self.declared, self.adapted, made), source=self.source)
+
+
+@step(aside=("on", "after"))
 def preprocess(
     source: Source,
     representations: Sequence[Representation],
     *,
     on: Literal["auto", "ray", "here"] = "auto",
+    after: Any = None,
     context: Context,
 ) -> Table:
     """
     The table of a source.
 
     `on` says where the work is done and never what comes of it: "ray" is a Ray Data job, "here" this process; "auto"
-    measures the first shard and starts Ray Data when more than a few seconds are left.
+    measures the first shard and starts Ray Data when more than a few seconds are left. `after` waits for what a stream
+    of the same shards feeds, so that they are not made twice.
     """
-    assets = source.rows()
-    if not assets:
-        raise DataError("A source must have assets, but this one is empty. Check its --root.")
-    declared = list(dict.fromkeys(representations))
-    adapted = [_adapt(one, source, assets) for one in declared]
-    table = tabulate(source, assets, declared, adapted, on=on, context=context)
-    context.note({"assets": sum(table.counts.values()) - table.counts["quarantined"], **table.counts})
+    work = Work.of(source, representations, context)
+    point("preprocess: before its shards")
+    make_missing(work, context, on=on)
+    point("preprocess: every shard is remembered, there is no table")
+    table = work.table(context)
+    context.note({"assets": sum(table.counts[split] for split in SPLITS), **table.counts})
     context.file("quarantine.parquet", table.quarantine.read())
     return table
 
 
-def tabulate(
-    source: Source,
-    assets: Sequence[Asset],
-    declared: Sequence[Representation],
-    adapted: Sequence[Representation],
-    *,
-    on: str,
-    context: Context,
-) -> Table:
-    """The table of some assets of a source, in representations that have learned what they must."""
-    groups = shards(assets)
-    # an asset's split and label are not in a shard's key: folds share the shards
-    keys = [[_key(context, source, one, group) for one in adapted] for group in groups]
-    point("preprocess: before its shards")
-    jobs = list(_missing(context, groups, adapted, keys))
-    _make(jobs, source, context, on, sum(map(len, groups)))
-    point("preprocess: every shard is remembered, there is no table")
-    made = [[context.recall(key) for key in row] for row in keys]
-    return _table(source, assets, declared, adapted, made)
+preprocess.stream = Streamed
 
 
 def shards(assets: Sequence[Asset]) -> list[list[Asset]]:
     """
     The assets by the hash of their ids, each shard in the order of its ids.
 
-    Their number is a power of two, so that a growing source seldom changes it; a new asset makes one shard anew.
+    A shard that is too large is its two halves: a new asset makes one shard anew, or two where it halves one.
     """
-    count = 2 ** max(0, round(np.log2(len(assets) / SHARD)))
-    groups: dict[int, list[Asset]] = defaultdict(list)
-    for asset in sorted(assets, key=lambda a: a.id):
-        groups[int(chance("shard/" + asset.id) * count)].append(asset)
-    return [groups[place] for place in sorted(groups)]
+    hashed = [(chance("shard/" + asset.id), asset) for asset in sorted(assets, key=lambda a: a.id)]
+    return list(_halves(hashed, 0.0, 1.0))
+
+
+def _halves(hashed: Sequence[tuple[float, Asset]], low: float, high: float) -> Iterator[list[Asset]]:
+    """The assets whose hashes are from `low` to `high`, in shards."""
+    if 2 * len(hashed) <= 3 * SHARD:  # halves of more than this have three quarters of a shard to one and a half
+        yield from [[asset for _, asset in hashed]] if hashed else []
+        return
+    middle = (low + high) / 2
+    yield from _halves([pair for pair in hashed if pair[0] < middle], low, middle)
+    yield from _halves([pair for pair in hashed if pair[0] >= middle], middle, high)
 
 
 def _adapt(representation: Representation, source: Source, assets: Sequence[Asset]) -> Representation:
@@ -124,26 +173,19 @@ def _try_open(source: Source, asset: Asset) -> Any:
 
 def _key(context: Context, source: Source, representation: Representation, group: Sequence[Asset]) -> str:
     return context.key(
+        of=__name__,
         decoder=source.kinds(),
         representation=representation,
         assets=[(asset.id, asset.digest) for asset in group],
     )
 
 
-def _missing(
-    context: Context, groups: Sequence[Sequence[Asset]], adapted: Sequence[Representation], keys: list[list[str]]
-) -> Iterator[Job]:
-    for group, own in zip(groups, keys, strict=True):
-        wanted = [(one, key) for one, key in zip(adapted, own, strict=True) if context.recall(key) is None]
-        if wanted:
-            yield Job(tuple(group), tuple(wanted))
-
-
-def _make(jobs: list[Job], source: Source, context: Context, on: str, total: int) -> None:
+def make_missing(work: Work, context: Context, *, on: str) -> None:
     """Makes the shards that are missing, here or on Ray Data: the same function either way."""
+    jobs, total = work.missing(context), len(work.assets)
     done = total - sum(len(job.assets) for job in jobs)
     context.progress(done, total, "assets")
-    for job, _ in spread(make, jobs, (source, context), on=on, cpus=context.resources.get("CPU", 1)):
+    for job, _ in spread(make, jobs, (work.source, context), on=on, cpus=context.resources.get("CPU", 1)):
         done += len(job.assets)
         context.progress(done, total, "assets")
 
@@ -227,7 +269,6 @@ def _ragged(values: Sequence[np.ndarray], inner: Sequence[int | None], dtype: np
 
 
 def _table(
-    source: Source,
     assets: Sequence[Asset],
     declared: Sequence[Representation],
     adapted: Sequence[Representation],
@@ -243,14 +284,13 @@ def _table(
         own = [row[place] for row in made]
         files = tuple(shard.rows for shard in own if shard.rows is not None)
         sets.append(Set(one, other, files, sum(shard.count for shard in own)))
-    counts = {split: sum(a.split == split for a in good) for split in ("train", "val", "test")}
+    counts = {split: sum(a.split == split for a in good) for split in SPLITS}
     return Table(
         assets=keep("assets.parquet", _records([_record(a) for a in good])),
         labels=tuple(sorted({a.label for a in good})),
         sets=tuple(sets),
         quarantine=keep("quarantine.parquet", _records(list(rejects.values()))),
         counts={**counts, "quarantined": len(rejects)},
-        source=source,
     )
 
 

@@ -20,12 +20,15 @@ from torch import Tensor
 
 from components import files, places
 from components.artifacts import Checkpoint
-from components.errors import DataError
+from components.crash import point
+from components.errors import DataError, UsageError
 from components.family import Family
 from components.files import keep
 from components.step import Context, step
 from components.steps import stream
 from components.steps.cluster import Workers, check_workers, on_workers
+from components.steps.preprocess import Streamed, Work
+from components.steps.stream import Feed
 from components.table import Rows, Table
 from components.training import Clock, Learner, World, evaluate, joined, parameter_count, standard_error
 
@@ -38,7 +41,7 @@ LINES = 200  # updates that are logged
 @step(aside=("workers", "gpus"))
 def train(
     family: Family,
-    table: Table,
+    table: Table | Streamed,
     *,
     start: Checkpoint | None = None,
     feed: Literal["auto", "indexed", "stream"] = "auto",
@@ -47,7 +50,7 @@ def train(
     context: Context,
 ) -> Checkpoint:
     """
-    Trains a family on the training split of a table.
+    Trains a family on the training split of a table, or of a `preprocess.stream` while its shards are made.
 
     `start` begins from another checkpoint's weights. `workers` and `gpus` (of each worker) are Ray Train's;
     `workers=0` trains in this process, `workers=(1, 4)` on as many as there is room for. `feed` is "indexed", from
@@ -55,18 +58,34 @@ def train(
     """
     gpus = gpus if gpus is not None else float(bool(context.resources.get("GPU", 0)))
     check_workers(workers, gpus, context.resources)
-    streamed = feed == "stream" or (feed == "auto" and stream.too_large(table, family))
+    data = _work(family, table, feed, context) if isinstance(table, Streamed) else table
+    streamed = isinstance(data, Work) or feed == "stream" or (feed == "auto" and stream.too_large(data, family))
     if streamed:
-        stream.check_workers(workers)
+        stream.check(workers, family.representation())
+    if isinstance(data, Work):
+        stream.first_rows(data, context)  # here: it compiles the kernels once, for all workers of the node to load
     context.note({"family": family, "workers": workers, "feed": "stream" if streamed else "indexed"})
-    task = Training(family, table, start, context, streamed, SAVE)
-    datasets = {"train": stream.dataset(table, family)} if streamed else None
+    task = Training(family, Feed(data, streamed, context), start, context, SAVE)
     made = on_workers(
-        run_worker, {"task": task}, workers=workers, gpus=gpus, scratch=context.scratch, datasets=datasets
+        run_worker,
+        {"task": task},
+        workers=workers,
+        gpus=gpus,
+        scratch=context.scratch,
+        datasets={"train": stream.dataset(data, family, context)} if streamed else None,
     )
     if not isinstance(made, Checkpoint):
         raise DataError("Ray Train ended without a checkpoint. `rayfield logs` has the workers' words.")
     return made
+
+
+def _work(family: Family, streamed: Streamed, feed: str, context: Context) -> Work:
+    """What a stream has to make."""
+    if streamed.representation != family.representation():
+        raise UsageError(f"{family.name} learns from {family.representation()}, but got {streamed.representation}.")
+    if feed == "indexed":
+        raise UsageError("A stream is read while it is made, but `feed` is 'indexed'. Pass what `preprocess` makes.")
+    return Work.of(streamed.source, [streamed.representation], context)
 
 
 def run_worker(config: Mapping[str, Any]) -> Checkpoint:
@@ -82,10 +101,9 @@ class Training:
     """One worker's part of a training."""
 
     family: Family
-    table: Table
+    feed: Feed
     start: Checkpoint | None
     context: Context
-    streamed: bool = False
     save: float = SAVE
     """seconds between checkpoints"""
     log: "Log" = field(init=False)
@@ -93,47 +111,42 @@ class Training:
     def run(self, device: torch.device) -> Checkpoint:
         """Trains to the end, from the last checkpoint if there is one."""
         world = World.here()
-        rows = self._rows()
+        rows = self.feed.rows(self.family)
         family = self.family.adapt(rows)
-        held = judged(self.table, family, rows).to(device)
         weights = load_tensors(self.start.weights.read()) if self.start else None
         learner = Learner.begin(family, rows, seed=self.context.seed, world=world, device=device, start=weights)
-        if self.streamed:
-            from ray.train import get_dataset_shard
-
-            shard = get_dataset_shard("train")
-            learner.feed = stream.batches(shard, family.batch, self.context.seed, world, device)
         self.log = Log.resume(self.context, family, learner)
-        self._loop(learner, held)
+        self.feed.start(learner)
+        self._loop(learner)
         if world.size > 1:
             dist.barrier()
         return self._checkpoint(learner, device)
 
-    def _rows(self) -> Rows:
-        if self.streamed:
-            return stream.head(self.table, self.family)
-        return self.table.open(self.family.representation(), "train")
-
-    def _loop(self, learner: Learner, held: Rows) -> None:
+    def _loop(self, learner: Learner) -> None:
         family, clock = learner.family, Clock(self.save)
         validations = {round(family.steps * (n + 1) / VALIDATIONS) for n in range(VALIDATIONS)}
+        point("train: before its first update")
         for logged in learner.run():
+            point("train: updated")
             step = learner.state.step
             self.log.update(step, logged)
             self.log.cut(learner.state.pieces)
-            if step in validations and family.quiet(step):
+            if step in validations and family.quiet(step) and self.feed.may_judge(learner):
+                held = self.feed.held(learner)
                 self.log.validate(step, parts_over_workers(learner, held), learner)
                 self.log.watch(step, learner, held)
+                point("train: validated")
             if learner.world.rank == 0 and clock.struck():
                 self.log.save(learner)
 
     def _checkpoint(self, learner: Learner, device: torch.device) -> Checkpoint:
         family, log = learner.family, self.log
         weights = log.best or weights_of(learner)
+        point("train: at the end, no weights kept")
         log.finish(learner)
         return Checkpoint(
             family=family,
-            representation=self.table.set(family.representation()).adapted,
+            representation=self.feed.adapted(family),
             weights=keep(f"{family.name}.safetensors", weights),
             steps=family.steps,
             chosen=log.chosen or family.steps,
@@ -142,12 +155,6 @@ class Training:
             history=keep("history.jsonl", "".join(json.dumps(line) + "\n" for line in log.lines).encode()),
             diagnosis=(*family.diagnose(curves_of(log.lines)), *log.remarks()),
         )
-
-
-def judged(table: Table, family: Family, rows: Rows) -> Rows:
-    """The rows to choose by: the validation split, or the training rows where a method has no others (t-SNE)."""
-    held = table.open(family.representation(), "val", getattr(family, "labels", ()))
-    return held if len(held) else rows
 
 
 @dataclass
@@ -249,10 +256,13 @@ class Log:
         scratch, step = self.context.scratch, learner.state.step
         if self.best:
             places.write(f"{scratch}/best-{self.chosen}.safetensors", self.best)
+            point("train: the best weights are saved, not the curves")
         score = None if self.best_score != self.best_score else self.best_score
         said = {"lines": self.lines, "chosen": self.chosen, "best_score": score}
         places.write(f"{scratch}/log-{step}.json", json.dumps(said).encode())
+        point("train: the curves are saved, not the state")
         places.write(f"{scratch}/state.safetensors", learner.dump())
+        point("train: the state is saved")
 
     def finish(self, learner: Learner) -> None:
         """Keeps the files that a person takes away."""

@@ -13,12 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from components import files
+from components.crash import point
 from components.errors import DataError, UsageError
 from components.family import Family
 from components.files import File, keep
 from components.step import Context, step
 from components.steps.optuna_search import search as long_search
-from components.steps.train import judged
+from components.steps.stream import judged
 from components.table import Table
 from components.training import Learner, evaluate
 
@@ -56,13 +57,16 @@ class Climb:
         if self.state is not None:
             learner.load(self.state.read())
         context.note({name: getattr(family, name) for name in family.space()}, trial=self.name)
+        point("tune: a trial begins its rung")
         for logged in learner.run(until=self.steps):
             if learner.state.step % max(1, family.steps // 40) == 0:
                 context.log({n: float(v) for n, v in logged.items()}, learner.state.step, trial=self.name)
+        point("tune: a trial is at its rung, not judged")
         scores = family.score(evaluate(family, learner.best_net, judged(table, family, rows)))
         context.log({f"val_{n}": v for n, v in scores.items()}, self.steps, trial=self.name)
         rung = Rung(family, self.steps, scores, keep("trial.safetensors", learner.dump()))
         context.remember(self.key, rung)
+        point("tune: a rung is remembered, its lines wait")
         context.flush()
         return rung
 
@@ -96,6 +100,7 @@ def tune(
         return taken(family, found[0][0])
     plan = Plan(tuple(sample(adapted, trials, context.seed)), rungs(adapted, min(trials, GROUP)))
     results = _halve(plan, table, context)
+    point("tune: every rung is remembered, none is chosen")
     best = choose(adapted, results)
     context.figure("search", search_figure(adapted, results))
     context.note({"best": {name: getattr(best, name) for name in adapted.space()}})

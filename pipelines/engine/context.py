@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from components.crash import point
 from components.files import keep
 from components.plain import decode, encode
 from components.secrets import redacted
@@ -69,16 +70,18 @@ class Running:
     def progress(self, done: float, total: float, unit: str = "") -> None:
         self._say(kind="progress", done=done, total=total, unit=unit)
 
-    def key(self, **parts: Any) -> str:
+    def key(self, *, of: str = "", **parts: Any) -> str:
         counted = {name: in_key(value) for name, value in parts.items()}
-        return digest(ingredients(modules_of(parts) | set(self.modules), counted, self.seed))
+        return digest(ingredients(modules_of(parts) | ({of} if of else set(self.modules)), counted, self.seed))
 
     def recall(self, key: str) -> Any:
         manifest = self.store.manifest(key)
         return None if manifest is None else decode(manifest["result"])
 
     def remember(self, key: str, artifact: Any) -> None:
+        point("context: a part is made, not remembered")
         self.store.commit(key, {"part_of": self.step_key, "result": encode(artifact), "when": time.time()})
+        point("context: a part is remembered")
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
@@ -95,9 +98,11 @@ class Running:
         lines, self.waiting = _without_old_progress(self.waiting), []
         self.flushed = time.monotonic()
         if lines:
+            point("context: lines wait")
             name = f"runs/{self.run}/events/{self.step_key}/{self.writer}-{self.written:06d}.jsonl"
             self.store.write(name, "".join(json.dumps(line) + "\n" for line in lines).encode())
             self.written += 1
+            point("context: lines are written")
 
 
 def _without_old_progress(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

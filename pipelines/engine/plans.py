@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from components.crash import point
 from pipelines.engine.code import ROOT, closure, data_path
 from pipelines.engine.store import Store
 
@@ -107,7 +108,9 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
         "watch": {str(p): _stamp(str(p)) for p in [*watch, PACKAGES]},
         "nodes": found,
     }
+    point("plans: drawn, not remembered")
     store.write(f"plans/{request.digest()}.json", json.dumps(held).encode())
+    point("plans: remembered")
     return json.loads(json.dumps(found))
 
 

@@ -88,14 +88,20 @@ class Store:
 
     def load(self, name: str) -> Any:
         """What a name says; None if there is nothing, or nothing that can be read: that is set aside."""
-        for _ in range(2):  # what was cut short on the way is read again
+        found, broken = self._parsed(name)
+        if broken:
+            set_aside(self.address, name, name.replace("/", "-"))
+        return found
+
+    def _parsed(self, name: str) -> tuple[Any, bool]:
+        """What a name says, and whether it is there and says nothing."""
+        for _ in range(TRIES):
             data = self.read(name)
             if data is None:
-                return None
+                return None, False
             with suppress(ValueError):
-                return json.loads(data)
-        set_aside(self.address, name, name.replace("/", "-"))
-        return None
+                return json.loads(data), False
+        return None, True
 
     def manifest(self, key: str) -> dict[str, Any] | None:
         """What a key made; None if nothing has, or if an object of it is lost: then it is forgotten and made anew."""
@@ -129,10 +135,12 @@ class Store:
         epoch = max([int(n) for n in self.names(f"leases/{name}") if n.isdigit()], default=0)
         own = Lease(self, name, epoch, seconds)
         while not self.create(own.path, own.said()):
-            held = self.load(own.path)
+            held, _ = self._parsed(own.path)
+            if held and held.get("nonce") == own.nonce:
+                break  # ours, though the answer said otherwise
             if held and not _free(held):
                 return None
-            own.epoch += 1
+            own.epoch += 1  # what broke off is nobody's; it stays, or a late listing would lead another to its number
         return own
 
     @contextmanager
@@ -148,7 +156,7 @@ class Store:
     def held(self, name: str) -> bool:
         """Whether a living owner has a right."""
         epochs = [int(n) for n in self.names(f"leases/{name}") if n.isdigit()]
-        last = self.load(f"leases/{name}/{max(epochs)}") if epochs else None
+        last, _ = self._parsed(f"leases/{name}/{max(epochs)}") if epochs else (None, False)
         return last is not None and not _free(last)
 
     # Runs
@@ -201,6 +209,10 @@ class Lease:
         until = time.time() + self.seconds if until is None else until
         return json.dumps({**owner(), "until": until, "nonce": self.nonce}).encode()
 
+    def lasts(self) -> bool:
+        """Whether nobody else has had the right since."""
+        return max(int(n) for n in self.store.names(f"leases/{self.name}") if n.isdigit()) == self.epoch
+
     def renew(self) -> None:
         self.store.write(self.path, self.said())
 
@@ -241,6 +253,8 @@ def is_alive(record: dict[str, Any]) -> bool:
     return record.get("ended") is None and not _free({**record["owner"], "until": record["started"] + 7 * 86400})
 
 
+TRIES = 5
+"""readings of what cannot be understood: it may have been cut short on the way, and be whole where it lies"""
 NOTED = 30.0
 """seconds for which a process believes what it last heard of lost objects"""
 _heard: dict[str, tuple[float, frozenset[str]]] = {}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from components import files
+from components import places
 from pipelines.cli import main
 from pipelines.engine import running, tracking
 from pipelines.engine.executors import Here
@@ -287,7 +287,7 @@ def test_a_store_that_takes_nothing_ends_in_one_line(toy, monkeypatch, number, w
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(places.tempfile, "mkstemp", refuse)
     result = rayfield("run", toy)
 
     assert result.exit_code == 1

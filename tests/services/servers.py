@@ -22,7 +22,7 @@ from pathlib import Path
 
 ACCESS, SECRET = "lab", "lab-secret"
 ADMIN, PASSWORD = "admin", "a-password-of-the-tests"
-PATIENCE = 120  # seconds to wait for a server: MLflow takes half a minute on a busy machine
+PATIENCE = 300  # seconds to wait for a server: MLflow takes two minutes on a busy machine
 
 
 @dataclass
@@ -114,6 +114,7 @@ class Seaweed(Server):
             f"-s3.port={self.port}",
             f"-s3.port.grpc={self.port + 10000}",
             "-s3.config=s3.json",
+            "-s3.autoCreateBucket=false",
             "-s3.port.iceberg=0",  # 0 is off: each would take a fixed port
             "-s3.port.lance=0",
             "-s3.iam=false",
@@ -223,6 +224,20 @@ def said(url: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def bucket(name: str) -> None:
+    """Makes a bucket on the server of the environment, which answers a little before it can make one."""
+    import fsspec
+
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fsspec.filesystem("s3").mkdir(name)
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
 
 
 def postgres(program: str) -> str:

@@ -1,0 +1,124 @@
+"""
+Classes of errors: what is tried again and what is not, by what was raised and by what that came from.
+"""
+
+import errno
+import socket
+from typing import Any
+
+import pytest
+import ray.exceptions
+import requests
+import torch
+from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError
+from mlflow.exceptions import MlflowException
+
+from components.errors import DataError, Infeasible, RayfieldError, UsageError
+from components.steps.registry import TrackingDown
+from pipelines.engine.errors import CLASSES, kind_of
+from pipelines.engine.store import StoreError
+
+
+def answered(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "words"}}, "PutObject")
+
+
+def raised_from(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+class UserCode(Exception):
+    """As Ray Data wraps what a function of the user raised."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__("user code failed")
+        self.cause = cause
+
+
+class WorkerGroupError(Exception):
+    """As Ray Train says which of its workers failed."""
+
+    def __init__(self, *failures: BaseException) -> None:
+        super().__init__("workers failed")
+        self.worker_failures = dict(enumerate(failures))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (UsageError("no such family"), "user"),
+        (Infeasible("nine GPUs"), "user"),
+        (RayfieldError("whatever"), "user"),
+        (DataError("no row"), "data"),
+        (ValueError("a bug"), "code"),
+        (KeyError("out"), "code"),
+        (FileNotFoundError(errno.ENOENT, "gone"), "code"),
+        (PermissionError(errno.EACCES, "closed"), "code"),
+        (OSError(errno.ENOSPC, "full"), "code"),
+        (NoCredentialsError(), "code"),
+        (answered("NoSuchBucket"), "code"),
+        (answered("AccessDenied"), "code"),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), "transient"),
+        (TimeoutError("late"), "transient"),
+        (socket.gaierror(-2, "no such host"), "transient"),
+        (OSError(errno.EHOSTUNREACH, "no route"), "transient"),
+        (OSError(errno.EBUSY, "SlowDown"), "transient"),
+        (EndpointConnectionError(endpoint_url="http://s3"), "transient"),
+        (ConnectTimeoutError(endpoint_url="http://s3"), "transient"),
+        (answered("SlowDown"), "transient"),
+        (answered("503"), "transient"),
+        (requests.ConnectionError("refused"), "transient"),
+        (requests.Timeout("late"), "transient"),
+        (MlflowException("busy", error_code=8), "code"),
+        (TrackingDown("MLflow is down"), "transient"),
+        (ray.exceptions.WorkerCrashedError(), "preempted"),
+        (ray.exceptions.NodeDiedError("node"), "preempted"),
+        (ray.exceptions.ActorDiedError(), "preempted"),
+        (ray.exceptions.TaskCancelledError(), "preempted"),
+        (ray.exceptions.LocalRayletDiedError(), "preempted"),
+        (ray.exceptions.OutOfMemoryError("monitor"), "memory"),
+        (MemoryError(), "memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory"),
+        (OSError(errno.ENOMEM, "no memory"), "memory"),
+    ],
+)
+def test_an_error_has_a_class(error, kind):
+    assert kind_of(error) == kind
+
+
+def test_an_error_has_the_class_of_what_it_was_raised_from():
+    assert kind_of(raised_from(ValueError("cannot read"), ConnectionError("gone"))) == "transient"
+    assert kind_of(raised_from(StoreError("not taken"), OSError(errno.ETIMEDOUT, "late"))) == "transient"
+    assert kind_of(raised_from(StoreError("is full"), OSError(errno.ENOSPC, "full"))) == "user"
+
+
+def test_a_users_error_is_one_whatever_it_was_raised_from():
+    assert kind_of(raised_from(DataError("unreadable"), ConnectionError("gone"))) == "data"
+
+
+def test_what_was_merely_being_handled_says_nothing():
+    error: Any = ValueError("a bug in an except clause")
+    error.__context__ = ConnectionError("gone")
+
+    assert kind_of(error) == "code"
+
+
+def test_what_ray_wraps_is_looked_into():
+    assert kind_of(UserCode(UserCode(DataError("no row")))) == "data"
+    assert kind_of(WorkerGroupError(ValueError("a bug"), ray.exceptions.WorkerCrashedError())) == "preempted"
+    assert kind_of(WorkerGroupError(ValueError("a bug"))) == "code"
+
+
+def test_an_error_that_comes_from_itself_ends():
+    error = UserCode(ValueError("a bug"))
+    error.cause.__cause__ = error
+
+    assert kind_of(error) == "code"
+
+
+def test_every_class_of_ray_that_is_named_is_there():
+    named = [name.partition(".")[2] for name in CLASSES if name.startswith("ray.")]
+
+    assert [name for name in named if not hasattr(ray.exceptions, name)] == []

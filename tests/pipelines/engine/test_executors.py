@@ -1,0 +1,85 @@
+"""
+Executors: whatever happens to a worker comes back as an outcome with its class; nothing is raised in the driver.
+"""
+
+from typing import Any
+
+import pytest
+import ray.exceptions
+
+from pipelines.engine.executors import Here, OnRay
+from pipelines.engine.store import Store
+from tests.pipelines.engine.test_runner import nodes_of
+from tests.pipelines.engine.toys import broken, number
+
+
+class Cluster:
+    """Ray as the executor sees it, whose task ends with what it is told to."""
+
+    exceptions = ray.exceptions
+
+    def __init__(self, *ends: Any) -> None:
+        self.ends, self.cancelled = list(ends), list[Any]()
+
+    def wait(self, references: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        return references[:num_returns], references[num_returns:]
+
+    def get(self, reference: Any) -> Any:
+        end = self.ends.pop(0)
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    def cancel(self, reference: Any, force: bool, recursive: bool) -> None:
+        self.cancelled.append((reference, force, recursive))
+
+
+def on(cluster: Cluster, **running: str) -> OnRay:
+    executor = OnRay.__new__(OnRay)
+    executor.ray, executor.running = cluster, dict(running)
+    return executor
+
+
+def test_a_step_that_ended_is_told_once():
+    executor = on(Cluster({"ok": True}), reference="key")
+
+    assert executor.ended(0.1) == {"key": {"ok": True}}
+    assert executor.running == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ray.exceptions.WorkerCrashedError(), "preempted"),
+        (ray.exceptions.NodeDiedError("the node is gone"), "preempted"),
+        (ray.exceptions.OutOfMemoryError("killed by the memory monitor"), "memory"),
+        (ray.exceptions.RuntimeEnvSetupError("no package"), "transient"),
+        (ray.exceptions.RayTaskError("work", "traceback", SystemExit(3)), "code"),
+    ],
+)
+def test_what_happened_to_a_worker_has_its_class(error, kind):
+    outcome = on(Cluster(error), reference="key").ended(0.1)["key"]
+
+    assert (outcome["ok"], outcome["kind"], outcome["code"]) == (False, kind, 1)
+    assert len(outcome["error"].splitlines()) <= 1
+
+
+def test_what_runs_is_cancelled_with_all_that_it_started():
+    cluster = Cluster()
+    on(cluster, one="a", two="b").cancel()
+
+    assert cluster.cancelled == [("one", True, True), ("two", True, True)]
+
+
+def broken_and_whole() -> None:
+    broken(kind="bug")
+    number(1)
+
+
+def test_a_step_that_breaks_in_this_process_is_an_outcome_as_well(own_store):
+    here, store = Here(), Store(str(own_store))
+    for node in nodes_of(broken_and_whole):
+        here.submit(node, "run", store.address)
+
+    assert sorted(outcome["ok"] for outcome in here.ended(0).values()) == [False, True]
+    assert here.ended(0) == {}
