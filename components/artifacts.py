@@ -14,6 +14,7 @@ from torch import nn
 from components.family import Family
 from components.files import File
 from components.representation import Representation
+from components.source import ASIDE, Source
 from components.training import load_weights
 
 
@@ -70,6 +71,12 @@ class Scores:
     """the listing whose splits were used: Parquet"""
     example: File | None = None
     """a question to the model: safetensors"""
+    tested: File | None = None
+    """the frozen list of the test rows' assets: JSON, [id, digest] each"""
+    source: Source | None = field(default=None, metadata=ASIDE)
+    """where those assets are read again, for a champion to be measured on them"""
+    extractor: Checkpoint | None = None
+    """whose features a generative family was judged by"""
 
     def text(self, score: str = "") -> str:
         """ "0.62 ± 0.05"."""
@@ -120,6 +127,10 @@ class Model:
     reasons: tuple[str, ...]
     uri: str
     key: str
+    evidence: File | None = None
+    """what the verdict rests on: JSON"""
+    scores: File | None = None
+    """the scores that it was registered with: JSON, for a later promotion to compare"""
 
     def describe(self) -> str:
         alias = " is champion" if self.verdict == "PROMOTE" else f": {self.verdict} ({'; '.join(self.reasons)})"

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from components.archives import read_member
 from components.errors import DataError
 from components.mesh import Mesh
 
@@ -68,9 +69,9 @@ def open_piece(root: Path, piece: Piece) -> Mesh:
 
         def resolve(name: str) -> bytes | None:
             path = posixpath.normpath(posixpath.join(folder, name.replace("\\", "/")))
-            return archive.read(path) if path in files else None
+            return read_member(archive, path) if path in files else None
 
-        mesh = decode(archive.read(piece.model), "obj", resolve)
+        mesh = decode(read_member(archive, piece.model), "obj", resolve)
     used = np.unique(mesh.faces)  # helper points that no face uses must not count in the size
     upright = mesh.vertices.astype(np.float64) @ np.reshape(piece.rotation, (3, 3)).T
     low, high = upright[used].min(axis=0), upright[used].max(axis=0)
@@ -85,7 +86,7 @@ def _of_library(path: Path, library: str) -> Iterator[Piece]:
         for info in archive.infolist():
             lines = folders.setdefault(posixpath.dirname(info.filename), [])
             lines.append(f"{posixpath.basename(info.filename)} {info.file_size} {info.CRC}")
-        for row in properties(archive.read("PluginFurnitureCatalog.properties")):
+        for row in properties(read_member(archive, "PluginFurnitureCatalog.properties")):
             label = class_of(row["name"], row["category"])
             if label is None:
                 continue

@@ -18,6 +18,8 @@ from components.errors import UsageError, nearest
 from components.parameters import read
 
 SPLITS = ("train", "val", "test")
+ASIDE = {"aside": True}
+"""marks a field that is in no key: `field(metadata=ASIDE)`"""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,9 @@ class Context(Protocol):
     def remember(self, key: str, artifact: Any) -> None:
         """Keeps a part of the work, so that a killed or extended run does not do it again."""
 
+    def alone(self, name: str) -> AbstractContextManager[None]:
+        """Of all the drivers of a store one at a time does what is inside."""
+
     def flush(self) -> None:
         """Makes what was said so far safe: a worker calls it before it ends."""
 
@@ -232,6 +235,10 @@ class Printing:
 
     def remember(self, key: str, artifact: Any) -> None:
         self.remembered[key] = artifact
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        yield
 
     def flush(self) -> None:
         pass

@@ -20,6 +20,7 @@ from torch import Tensor
 from components.errors import DataError, UsageError
 from components.files import File
 from components.representation import Representation
+from components.source import ASIDE, Source
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Table:
     """Parquet: id, uri, reason, traceback"""
     counts: Mapping[str, int]
     """assets in each split, and in quarantine"""
+    source: Source | None = field(default=None, metadata=ASIDE)
+    """where the assets were read; None for what a model made"""
 
     def describe(self) -> str:
         parts = ", ".join(f"{count} {split}" for split, count in self.counts.items() if count)

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from components.errors import RayfieldError, UsageError, nearest
+from components.secrets import redact
 
 FOLDER = Path(__file__).with_name("commands")
 SECTIONS = ("Run", "See", "Models", "Cluster", "Schedule", "Look after", "Develop")
@@ -53,7 +54,7 @@ class Main(click.Group):
         try:
             return super().invoke(ctx)
         except RayfieldError as error:
-            click.echo(f"rayfield: {error}", err=True)
+            click.echo(f"rayfield: {redact(str(error))}", err=True)
             ctx.exit(error.code)
         except OSError as error:
             if error.errno not in (13, 28, 30):

@@ -10,16 +10,14 @@ three. Authors and licences: components/sources/data/ATTRIBUTION.md.
 """
 
 import hashlib
-import io
-import lzma
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from components import catalogue, files, packed, places
+from components.archives import member_of_ar, tar_members, unxz
 from components.errors import DataError
 from components.mesh import Mesh
 from components.resource import resource
@@ -156,14 +154,6 @@ def checked(package: bytes) -> bytes:
 
 def unpack(package: bytes, folder: Path) -> None:
     """The .sh3f files of a .deb: an `ar` archive whose member data.tar.xz has them."""
-    at = 8
-    while at < len(package):
-        name, size = package[at : at + 16].decode().strip(), int(package[at + 48 : at + 58])
-        if name.startswith("data.tar.xz"):
-            break
-        at += 60 + size + size % 2
-    with tarfile.open(fileobj=io.BytesIO(lzma.decompress(package[at + 60 : at + 60 + size]))) as archive:
-        for member in archive:
-            content = archive.extractfile(member) if member.name.endswith(".sh3f") else None
-            if content:
-                places.write_atomically(folder / Path(member.name).name, content.read())
+    found = dict(tar_members(unxz(member_of_ar(package, "data.tar.xz")), ".sh3f"))
+    for name, content in found.items():  # all of them are sound: none is written before that is known
+        places.write_atomically(folder / name, content)

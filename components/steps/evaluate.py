@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save as save_tensors
 
@@ -14,6 +15,7 @@ from components.artifacts import Checkpoint, Scores
 from components.crash import point
 from components.errors import DataError, UsageError
 from components.files import File, keep
+from components.plain import canonical
 from components.representations.descriptors import Descriptors
 from components.step import Context, step
 from components.steps.cluster import spread
@@ -46,9 +48,7 @@ def evaluate(
     parts = {}
     for split in ("val", "test"):
         rows = _rows(table, checkpoint, split, labels)
-        groups = [tuple(index) for index in np.array_split(np.arange(len(rows)), min(GROUPS, len(rows)))]
-        found = spread(_totals, groups, (family, net, rows), on=on, context=context)
-        parts[split] = [totals for _, totals in sorted(found, key=lambda pair: pair[0])]
+        parts[split] = parts_of(family, net, rows, on=on, context=context)
     point("evaluate: measured, nothing said")
     with torch.no_grad():
         pictures = family.figures(net, rows.batch(np.arange(min(SHOWN, len(rows)))))
@@ -65,11 +65,27 @@ def evaluate(
         checkpoint=checkpoint,
         assets=table.assets,
         example=_example(checkpoint, rows),
+        tested=keep("tested.json", tested(table, rows)),
+        source=table.source,
+        extractor=extractor,
     )
     context.log({f"test_{n}": v for n, v in scores.test.items()} | {f"val_{n}": v for n, v in scores.val.items()}, 0)
     context.note({f"error_{n}": v for n, v in scores.error.items()})
     point("evaluate: scored, nothing committed")
     return scores
+
+
+def parts_of(family: Any, net: Any, rows: Rows, *, on: str, context: Context) -> list[dict[str, Any]]:
+    """The totals of each of the parts that the jackknife leaves out in turn."""
+    groups = [tuple(index) for index in np.array_split(np.arange(len(rows)), min(GROUPS, len(rows)))]
+    found = spread(_totals, groups, (family, net, rows), on=on, context=context)
+    return [totals for _, totals in sorted(found, key=lambda pair: pair[0])]
+
+
+def tested(table: Table, rows: Rows) -> bytes:
+    """The assets that rows came from, each with its digest: two models are compared on one such list only."""
+    digests = {row["id"]: row["digest"] for row in pq.read_table(table.assets.path()).to_pylist()}
+    return canonical([[name, digests[name]] for name in sorted(set(rows.ids))]).encode()
 
 
 def _example(checkpoint: Checkpoint, rows: Rows) -> File:

@@ -9,7 +9,7 @@ representations that lack its shard. What cannot be read is put into quarantine 
 import io
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from components.crash import point
 from components.errors import DataError
 from components.files import File, keep
 from components.representation import Column, Representation
+from components.secrets import redact
 from components.source import SPLITS, Asset, Source, Unreadable, chance
 from components.step import Context, step
 from components.steps.cluster import spread
@@ -72,7 +73,18 @@ class Work:
         if not assets:
             raise DataError("A source must have assets, but this one is empty. Check its --root.")
         declared = list(dict.fromkeys(representations))
-        adapted = [_adapt(one, source, assets) for one in declared]
+        return cls.cut(source, assets, declared, [_adapt(one, source, assets) for one in declared], context)
+
+    @classmethod
+    def cut(
+        cls,
+        source: Source,
+        assets: list[Asset],
+        declared: list[Representation],
+        adapted: list[Representation],
+        context: Context,
+    ) -> "Work":
+        """The work for some assets of a source, in representations that have learned what they must."""
         groups = shards(assets)
         # an asset's split and label are not in a shard's key: folds share the shards
         keys = [[_key(context, source, one, group) for one in adapted] for group in groups]
@@ -92,7 +104,7 @@ class Work:
     def table(self, context: Context) -> Table:
         """The table of shards that are all in the store."""
         made = [[context.recall(key) for key in row] for row in self.keys]
-        return _table(self.assets, self.declared, self.adapted, made)
+        return replace(_table(self.assets, self.declared, self.adapted, made), source=self.source)
 
 
 @step(aside=("on", "after"))
@@ -187,7 +199,7 @@ def make(job: Job, source: Source, context: Context) -> bool:
         for representation, key in job.wanted:
             made, why = (None, reason) if reason else _represent(representation, decoded, asset, context.seed)
             if why:
-                rejects[key].append({"id": asset.id, "uri": asset.uri, **why})
+                rejects[key].append({"id": asset.id, "uri": redact(asset.uri), **why})
             else:
                 rows[key] += [{"id": asset.id, **row} for row in made or []]
     for representation, key in job.wanted:
@@ -217,7 +229,7 @@ def _represent(
 
 def _why(error: Exception) -> dict[str, str]:
     reason = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
-    return {"reason": reason, "traceback": "".join(traceback.format_exception(error))}
+    return {"reason": redact(reason), "traceback": redact("".join(traceback.format_exception(error)))}
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], representation: Representation) -> File:
@@ -274,12 +286,16 @@ def _table(
         sets.append(Set(one, other, files, sum(shard.count for shard in own)))
     counts = {split: sum(a.split == split for a in good) for split in SPLITS}
     return Table(
-        assets=keep("assets.parquet", _records([asdict(a) | {"attributes": dict(a.attributes)} for a in good])),
+        assets=keep("assets.parquet", _records([_record(a) for a in good])),
         labels=tuple(sorted({a.label for a in good})),
         sets=tuple(sets),
         quarantine=keep("quarantine.parquet", _records(list(rejects.values()))),
         counts={**counts, "quarantined": len(rejects)},
     )
+
+
+def _record(asset: Asset) -> dict[str, Any]:
+    return asdict(asset) | {"attributes": dict(asset.attributes), "uri": redact(asset.uri)}
 
 
 def _records(rows: Sequence[Mapping[str, Any]]) -> bytes:

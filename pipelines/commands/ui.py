@@ -11,12 +11,14 @@ import click
 from pipelines.cli import STORE, store_at
 
 SECTION = "See"
+LOOPBACK = "127.0.0.1"
 
 
 @click.command()
 @click.option("--port", default=5000, help="[5000]")
+@click.option("--host", default=LOOPBACK, help="The address to listen on: this machine alone [127.0.0.1]")
 @STORE
-def ui(port: int, store: str) -> None:
+def ui(port: int, host: str, store: str) -> None:
     """Open MLflow's pages on this machine: runs, figures, registered models."""
     store_at(store)
     from components.files import tracking_uri
@@ -25,9 +27,11 @@ def ui(port: int, store: str) -> None:
     if not uri.startswith("sqlite"):
         click.echo(f"  MLflow is at {uri}", err=True)
         return
-    click.echo(f"  http://127.0.0.1:{port}   Ctrl-C ends it", err=True)
+    if host != LOOPBACK:
+        click.echo(f"  {host} is open to others, and MLflow asks nobody who they are.", err=True)
+    click.echo(f"  http://{host}:{port}   Ctrl-C ends it", err=True)
     folder = uri.removeprefix("sqlite:///").removesuffix("mlflow.db")
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", uri]
+    command = ["mlflow", "server", "--host", host, "--port", str(port), "--backend-store-uri", uri]
     command += ["--default-artifact-root", f"{folder}mlartifacts", "--workers", "1"]
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

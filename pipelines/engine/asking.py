@@ -1,20 +1,31 @@
 """
-`rayfield predict`: one file, one registered model, an answer and a picture.
+`rayfield predict`: a registered model is asked about one file, with a picture, or about every asset of a source.
 """
 
+import io
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from components import places
 from components.decode import beside, decode
 from components.errors import DataError, UsageError
 from components.mesh import Mesh
 from components.representations.views import Views
-from components.source import Unreadable
+from components.secrets import redact
+from components.source import Asset, Source, Unreadable
+from components.step import Printing
 from components.steps.answering import answer
-from components.steps.register import registered
+from components.steps.cluster import spread
+from components.steps.registry import registered
 
 
 def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:
@@ -61,3 +72,111 @@ def _draw(mesh: Mesh, answers: list[tuple[str, float]], picture: Path) -> None:
         axes[2].spines[side].set_visible(False)
     picture.parent.mkdir(parents=True, exist_ok=True)
     made.savefig(picture, dpi=110)
+
+
+# Every asset of a source
+
+GROUP = 16  # assets that are answered together
+ENOUGH = 64  # assets from which on a Ray is started for the rest
+
+
+def ask_all(uri: str, source: Source, out: str, *, on: str = "auto") -> dict[str, Any]:
+    """
+    What a registered model says of every asset of a source: a Parquet file with a row for each, and a summary.
+
+    An asset without an answer has its reason in the column `reason`. `on` is "here", "ray" (a Ray Data job) or "auto",
+    which starts Ray for more than a few assets.
+    """
+    family, (representation, net), _ = registered(uri)
+    assets = sorted(source.rows(), key=lambda asset: asset.id)
+    if not assets:
+        raise DataError("A source must have assets, but this one is empty. Check its --root.")
+    groups = [tuple(assets[start : start + GROUP]) for start in range(0, len(assets), GROUP)]
+    rows: list[dict[str, Any]] = []
+    for found in _answered(groups, (source, family, representation, net), _place(on, len(assets))):
+        rows += found
+        _progress(len({row["id"] for row in rows}), len(assets))
+    rows.sort(key=lambda row: (row["id"], row["row"]))
+    buffer = io.BytesIO()
+    pq.write_table(_as_table(rows), buffer, compression="zstd")
+    places.write(out, buffer.getvalue())
+    return {"model": uri, "assets": len(assets), **_summary(rows, getattr(family, "labels", ())), "out": out}
+
+
+def _place(on: str, count: int) -> str:
+    """Where to work, with Ray at hand if it is there."""
+    where = ("ray" if count > ENOUGH else "here") if on == "auto" else on
+    if where == "ray":
+        from pipelines.engine.executors import connect
+
+        connect()
+    return where
+
+
+def _answered(groups: Sequence[Any], held: tuple[Any, ...], where: str) -> Iterator[list[dict[str, Any]]]:
+    context = Printing(resources={"CPU": float(os.cpu_count() or 1)})
+    for _, found in spread(answers, groups, held, on=where, context=context):
+        yield found
+
+
+def answers(
+    assets: Sequence[Asset], source: Source, family: Any, representation: Any, net: Any
+) -> list[dict[str, Any]]:
+    """The rows of some assets: an answer to each, or the reason why there is none."""
+    rows = []
+    for asset in assets:
+        known = {"id": asset.id, "uri": redact(asset.uri), "label": asset.label}
+        try:
+            rows += [{**known, **row, "reason": None} for row in _answer(source, asset, family, representation, net)]
+        except Exception as error:  # one asset that cannot be answered stops none of the others
+            words = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
+            rows.append({**known, "row": 0, "reason": redact(" ".join(words.split()))})
+    return rows
+
+
+def _answer(source: Source, asset: Asset, family: Any, representation: Any, net: Any) -> list[dict[str, Any]]:
+    """One row for each answer; a classifier's views of one asset become one, as they do for a file."""
+    decoded = source.open(asset)
+    if hasattr(decoded, "problem") and (problem := decoded.problem()):
+        raise Unreadable(problem)
+    made = list(representation.rows(decoded, representation.generator(0, asset.id)))
+    said = answer(family, net, {name: np.stack([row[name] for row in made]) for name in representation.columns()})
+    if "probabilities" not in said:
+        return [{"row": place, **{name: column[place] for name, column in said.items()}} for place in range(len(made))]
+    shares = said["probabilities"].mean(0)
+    best = int(shares.argmax())
+    return [{"row": 0, "predicted": family.labels[best], "share": float(shares[best]), "probabilities": shares}]
+
+
+def _as_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows as a table; an array is a list, with its shape beside it where it has more than one axis."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        arrays = [value for value in values if isinstance(value, np.ndarray)]
+        if any(array.ndim > 1 for array in arrays):
+            columns[f"{name}_shape"] = pa.array([None if v is None else list(v.shape) for v in values])
+        columns[name] = pa.array([v.reshape(-1) if isinstance(v, np.ndarray) and v.ndim else v for v in values])
+    columns["reason"] = columns["reason"].cast(pa.string())
+    return pa.table(columns)
+
+
+def _summary(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
+    """How many of each answer, how many are right where the label is known, and why some have no answer."""
+    told = [row for row in rows if row["reason"] is None]
+    right = [row["predicted"] == row["label"] for row in told if "predicted" in row and row["label"] in labels]
+    accuracy = float(np.mean(right)) if right else None
+    return {
+        "answered": len({row["id"] for row in told}),
+        "predicted": dict(Counter(row["predicted"] for row in told if "predicted" in row).most_common()),
+        "labelled": len(right),
+        "accuracy": accuracy,
+        "error": float(np.sqrt(accuracy * (1 - accuracy) / len(right))) if accuracy is not None else None,
+        "quarantined": dict(Counter(row["reason"] for row in rows if row["reason"] is not None).most_common()),
+    }
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r  {done}/{total} assets", end="\n" if done >= total else "", file=sys.stderr, flush=True)

@@ -123,7 +123,7 @@ def _reloads(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     from components.files import tracking_uri
     from components.plain import decode
     from components.steps.answering import answer
-    from components.steps.register import example
+    from components.steps.upload import example
 
     model = next((m["result"] for m in results.values() if m["step"].endswith(":register")), None)
     if model is None:

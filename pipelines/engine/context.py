@@ -21,6 +21,7 @@ from components.crash import point
 from components.errors import RayfieldError
 from components.files import keep
 from components.plain import decode, encode
+from components.secrets import redacted
 from pipelines.engine.events import events
 from pipelines.engine.keys import digest, in_key, ingredients, modules_of
 from pipelines.engine.logs import captured
@@ -61,7 +62,7 @@ class Running:
         self._say(kind="metrics", step=step, trial=trial, values={k: float(v) for k, v in metrics.items()})
 
     def note(self, params: Mapping[str, Any], *, trial: str = "") -> None:
-        self._say(kind="params", trial=trial, values=encode(params))
+        self._say(kind="params", trial=trial, values=redacted(encode(params)))
 
     def figure(self, name: str, picture: Any, *, step: int | None = None) -> None:
         stem = name if step is None else f"{name}_{step:06d}"
@@ -101,6 +102,11 @@ class Running:
                     self.flush()
                 raise
             self.flush()
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        with self.store.alone(name):
+            yield
 
     def _say(self, **line: Any) -> None:
         self.waiting.append({"time": time.time(), **line})

@@ -86,7 +86,7 @@ def _damage(store: Store) -> tuple[bool, str]:
 
 
 def _mlflow(_: Store) -> tuple[bool, str]:
-    from components.steps.register import client
+    from components.steps.registry import client
 
     client().search_experiments(max_results=1)
     return True, tracking_uri()

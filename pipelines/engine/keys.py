@@ -6,7 +6,7 @@ inputs and the seed. It is not made of paths, of the store, of the host, nor of 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ def modules_of(value: Any) -> set[str]:
     if isinstance(value, type):
         return {value.__module__}
     if is_dataclass(value) and not isinstance(value, type):
-        inner = [getattr(value, f.name) for f in fields(value)]
+        inner = [getattr(value, f.name) for f in fields(value) if not f.metadata.get("aside")]
         kinds = value.kinds() if isinstance(value, Source) else ()
         return {type(value).__module__}.union(*map(modules_of, [*inner, *kinds]))
     if isinstance(value, Mapping):
@@ -59,7 +59,7 @@ def in_key(value: Any) -> Any:
         return {"@": [name_of(kind) for kind in value.kinds()], "digest": digest_of(_listed(value))}
     if isinstance(value, type):
         return {"class": name_of(value)}
-    return _walk(value, in_key)
+    return _walk(value, in_key, lambda f: not f.metadata.get("aside"))
 
 
 def _listed(source: Source) -> list[Asset]:
@@ -86,9 +86,9 @@ def in_plan(value: Any) -> Any:
     return _walk(value, in_plan)
 
 
-def _walk(value: Any, inner: Any) -> Any:
+def _walk(value: Any, inner: Any, counts: Callable[[Any], bool] = lambda _: True) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        own = {f.name: getattr(value, f.name) for f in fields(value) if f.init and counts(f)}
         if isinstance(value, Family) and (name := _handle_in(own)):
             raise HandleError(
                 f"A field of a family is a number or a word, but {value.name}.{name} is a step's result. "

@@ -138,6 +138,18 @@ def _unknown(function: Callable[..., None], name: str) -> UsageError:
     )
 
 
+def _no_secrets(given: Mapping[str, str], hints: Mapping[str, Any]) -> None:
+    """Refuses a secret on the command line: parameters are written down, in plans and in manifests."""
+    from components.secrets import is_secret, redact
+
+    for name, text in given.items():
+        if (is_secret(name) and hints.get(name, str) is str) or redact(text) != text:
+            raise UsageError(
+                f"A parameter is written into plans and manifests, but --{name} holds a secret. "
+                f"Set a variable such as {name.upper()} instead, and read it where it is needed."
+            )
+
+
 def options(words: Sequence[str]) -> dict[str, str]:
     """--name value, --name=value and --flag."""
     found: dict[str, str] = {}
@@ -162,6 +174,7 @@ def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapp
     from components.source import find as find_source
 
     hints, signature = get_type_hints(function), inspect.signature(function)
+    _no_secrets({**texts, **source}, hints)
     if source and Source not in hints.values():
         raise _unknown(function, next(iter(source)))
     found: dict[str, Any] = {}

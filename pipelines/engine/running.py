@@ -112,7 +112,7 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
     }
     before = store.load(f"runs/{run}/run.json") or {}
     kept = {name: before[name] for name in ("title", "started") if name in before}
-    store.begin(run, redacted({**record, **kept, "owner": owner()}))
+    store.begin(run, {**redacted(record), **kept, "owner": owner()})
     point("run: its record written")
 
 

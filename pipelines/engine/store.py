@@ -21,7 +21,7 @@ from typing import Any
 
 from components import places
 from components.errors import RayfieldError
-from components.files import root, set_aside, where
+from components.files import digest_of, root, set_aside, where
 from components.places import is_remote
 
 COLLECTOR = "gc"
@@ -142,6 +142,16 @@ class Store:
                 return None
             own.epoch += 1  # what broke off is nobody's; it stays, or a late listing would lead another to its number
         return own
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Waits for the lease of a name, and holds it for what is inside: seconds of work, never minutes."""
+        while (lease := self.lease(f"alone-{digest_of(name.encode())}")) is None:
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            lease.release()
 
     def held(self, name: str) -> bool:
         """Whether a living owner has a right."""

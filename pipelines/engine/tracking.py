@@ -17,8 +17,8 @@ from typing import Any
 from components.crash import point
 from components.files import File
 from components.plain import decode
-from components.secrets import redacted
-from components.steps.register import client, experiment
+from components.secrets import redact, redacted
+from components.steps.registry import client, experiment
 from pipelines.engine.code import ROOT
 from pipelines.engine.context import events
 from pipelines.engine.left import end, ended, left, unmark
@@ -266,7 +266,7 @@ class Tracker:
             send()
             self.problem = ""
         except Exception as error:  # whatever MLflow raises, training goes on; finish() says what is left
-            self.problem = " ".join(str(error).split())[:300]
+            self.problem = redact(" ".join(str(error).split()))[:300]
 
     def finish(self, seconds: float = 60) -> str:
         """Sends the rest. Returns what went wrong, in words; nothing when all was sent."""

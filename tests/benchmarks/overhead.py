@@ -42,7 +42,7 @@ last = 0
 for number in range(int(sys.argv[1])):
     last = ray.get(add.remote(number, last))
 """
-IMPORTS = "from components.steps.register import client; client()"
+IMPORTS = "from components.steps.registry import client; client()"
 TARGETS = "targets: 0.050 a step, 0.9 for the first run apart from what Ray and MLflow take to start, 0.4 all cached"
 
 

@@ -16,7 +16,7 @@ from components.artifacts import Checkpoint
 from components.plain import decode
 from components.sources.folder import Folder
 from components.steps.preprocess import preprocess
-from components.steps.register import client
+from components.steps.registry import client
 from components.steps.train import train
 from pipelines.cli import main
 from tests.meshes import small_pointnet, small_voxnet, write_shapes

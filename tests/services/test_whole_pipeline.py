@@ -151,7 +151,7 @@ def test_the_same_again_does_nothing_and_says_the_same(ran):
 def api(ran: Ran, mlflow: Mlflow, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, value in mlflow.client().items():
         monkeypatch.setenv(name, value)
-    from components.steps.register import client
+    from components.steps.registry import client
 
     return client()
 
@@ -192,7 +192,7 @@ def test_a_server_without_the_password_says_nothing(mlflow):
 
 def test_the_registered_model_answers_from_a_machine_with_nothing_but_the_server(ran, api, monkeypatch, tmp_path):
     """Its artifacts come through MLflow's server: the client has no key of the bucket."""
-    from components.steps.register import registered
+    from components.steps.registry import registered
 
     for name in Seaweed(tmp_path).client():
         monkeypatch.delenv(name, raising=False)

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnec
 from mlflow.exceptions import MlflowException
 
 from components.errors import DataError, Infeasible, RayfieldError, UsageError
-from components.steps.register import TrackingDown
+from components.steps.registry import TrackingDown
 from pipelines.engine.errors import CLASSES, kind_of
 from pipelines.engine.store import StoreError
 

@@ -11,12 +11,14 @@ import pytest
 
 from components.families.pointnet import PointNet
 from components.families.voxnet import VoxNet
+from components.files import File
 from components.representations.points import Points
 from components.source import Asset, Source
 from components.sources.furniture import Furniture
 from components.step import Step
 from components.steps.preprocess import preprocess
 from components.steps.train import train
+from components.table import Table
 from pipelines.engine.drawing import Graph, Node
 from pipelines.engine.keys import in_key, in_plan, modules_of
 from tests.pipelines.engine.toys import bounds, number, total
@@ -141,3 +143,13 @@ def test_no_path_of_this_machine_is_in_what_a_key_is_made_of():
     assert "/secret/place" not in said
     assert str(Path.cwd()) not in said
     assert os.uname().nodename not in said
+
+
+def test_a_field_that_is_marked_aside_is_in_no_key_and_in_the_plan():
+    """A table says where its assets were read, and means the same wherever that is."""
+    file = File("assets.parquet", "digest", 1)
+    here, there = (Table(file, (), (), file, {}, source=Furniture(root=root)) for root in ("/here", "/there"))
+
+    assert in_key(here) == in_key(there) == in_key(Table(file, (), (), file, {}))
+    assert in_plan(here)["source"]["root"] == "/here"
+    assert "components.sources.furniture" not in modules_of(here)

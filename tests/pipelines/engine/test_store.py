@@ -184,6 +184,29 @@ def lease_of(store: Store, **who: object) -> None:
     store.write("leases/k/0", json.dumps({**owner(), "until": time.time() + 3600, **who}).encode())
 
 
+def test_of_many_threads_one_at_a_time_is_alone(store):
+    inside, most = [], []
+
+    def work(number: int) -> None:
+        with store.alone("a model's name: any/words"):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.remove(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+
+    assert most == [1, 1, 1, 1]
+
+
+def test_who_is_alone_lets_others_in_when_it_fails(store):
+    with pytest.raises(ZeroDivisionError), store.alone("name"):
+        raise ZeroDivisionError
+    with store.alone("name"):
+        pass
+
+
 def test_a_dead_owners_lease_is_taken_at_once(store):
     """The number of a process that has ended, of one killed: its lease had an hour to go."""
     ended = subprocess.Popen([sys.executable, "-c", ""])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.steps.register import client
+from components.steps.registry import client
 from pipelines.engine import tracking
 from pipelines.engine.executors import Here
 from pipelines.engine.left import hold, left, mark

@@ -1,0 +1,77 @@
+"""
+Steps that say every secret they can find, in every way that a step can say something.
+
+They are imported by Ray's workers too, so they cannot live in the file of a test.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.errors import DataError
+from components.representation import Column, Representation
+from components.source import Asset, Source, Unreadable
+from components.step import Context, step
+
+PLANTED = {
+    "AWS_SECRET_ACCESS_KEY": "planted+aws/secret=1",
+    "AWS_SESSION_TOKEN": "planted-session-2",
+    "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-3",
+    "HUB_TOKEN": "planted-hub-4",
+}
+IN_AN_ADDRESS = "planted-address-5"
+ADDRESS = f"https://reader:{IN_AN_ADDRESS}@example.org/data?X-Amz-Signature=planted-signature-6"
+NEVER = (*PLANTED.values(), IN_AN_ADDRESS, "planted-signature-6")
+
+OWN = "printed by the step itself:"
+
+
+def everything() -> str:
+    return " ".join([*(os.environ.get(name, "") for name in PLANTED), ADDRESS])
+
+
+@step
+def say(*, context: Context) -> str:
+    """Prints, notes and logs."""
+    print(f"{OWN} {everything()}", flush=True)
+    print(f"{OWN} {everything()}", file=sys.stderr, flush=True)
+    context.note({"hub_token": os.environ["HUB_TOKEN"], "words": everything(), "deep": {"address": ADDRESS}})
+    context.log({"loss": 1.0}, 0)
+    return "said"
+
+
+@step
+def fail(said: str) -> str:
+    raise DataError(f"The server refuses {everything()}")
+
+
+@step
+def crash(said: str) -> str:
+    raise ZeroDivisionError(f"cannot be divided by {everything()}")
+
+
+class Guarded(Source):
+    """Some texts, of which one cannot be fetched with the words that it is fetched with."""
+
+    def rows(self) -> list[Asset]:
+        return [Asset(name, ADDRESS, "text", "train", name) for name in ("one", "two")]
+
+    def open(self, asset: Asset) -> str:
+        if asset.id == "two":
+            raise Unreadable(f"{ADDRESS} answers 403 to {os.environ['HUB_TOKEN']}")
+        return asset.id
+
+    def watch(self) -> list[Path]:
+        return []
+
+
+class Letters(Representation):
+    def columns(self) -> dict[str, Column]:
+        return {"count": Column((), "int64", "letters")}
+
+    def rows(self, asset: Any, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
+        yield {"count": np.int64(len(asset))}
