@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from components.secrets import is_secret, redact
 from pipelines.engine.code import ROOT
+from pipelines.engine.jobs import enable_token
 from pipelines.engine.work import work
 
 # RAY_MLFLOW.md 8: what a local cluster is started with; whatever the user has set wins
@@ -20,6 +22,7 @@ SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TQDM": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # the driver of a job says some of what the job was told again
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -99,16 +102,25 @@ def connect() -> None:
     """Joins the cluster of RAY_ADDRESS, or starts a local one."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    enable_token()
     import ray
 
     if ray.is_initialized():
         return
     passed = ("RAYFIELD_", "MLFLOW_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", *(n for n in SETTINGS))
-    environment = {name: value for name, value in os.environ.items() if name.startswith(passed)}
+    # Ray shows this to whoever asks. A Ray that is started here gives its workers the secrets of this process anyway,
+    # and the nodes of a cluster have their own
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(passed) and not is_secret(name) and redact(value) == value
+    }
     # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".rayfield" / "numba"))
-    own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
+    # "local", or Ray would join whatever cluster was last started on this machine, by whomever
+    own = {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
+    own = {} if os.environ.get("RAY_ADDRESS") else own
     ray.init(
         log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
         logging_level="ERROR",

@@ -15,6 +15,7 @@ from pipelines.engine.executors import OnRay
 from pipelines.engine.pipeline import sketch
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.runner import Outcome, Runner
+from pipelines.engine.stopping import stoppable
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Tracker, commit, ledger_lines
 
@@ -25,14 +26,17 @@ INTERRUPTED = 5
 
 def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json: bool) -> int:
     """Runs what is not in the store yet, and returns the exit code."""
-    run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{request.digest()[:4]}{os.getpid() % 0xFFF:03x}"
+    # a job's driver goes on with the run that was submitted
+    own = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{request.digest()[:4]}{os.getpid() % 0xFFF:03x}"
+    run = os.environ.get("RAYFIELD_RUN") or own
     record = _begin(request, nodes, store, run)
     tracker, screen = Tracker(store, run), watcher(len(nodes))
     runner = Runner(store, run, nodes, OnRay, [screen])
     tracker.start()
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        outcome = runner()
+        with stoppable(store, run):
+            outcome = runner()
         code = verdict(statuses(nodes, store)) if outcome.ok else max(_code(e) for e in outcome.errors.values())
     except KeyboardInterrupt:
         runner.cancel()
