@@ -10,7 +10,7 @@ import sys
 import tempfile
 from typing import Any
 
-CPUS = 2  # of each node
+CPUS = {"head": 1, "other": 3}  # a group of two workers fits the other node alone
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 """a dead node is known after seconds, not a minute"""
 
@@ -51,7 +51,7 @@ def main() -> None:
         order = line.strip()
         if order == "add":
             # two nodes that unpack a job's project into one folder would pull it from under each other's feet
-            nodes.append(cluster.add_node(num_cpus=CPUS, temp_dir=tempfile.mkdtemp(prefix="ray-", dir="/tmp")))
+            nodes.append(cluster.add_node(num_cpus=CPUS["other"], temp_dir=tempfile.mkdtemp(prefix="ray-", dir="/tmp")))
             say(processes=processes(nodes[-1]), id=nodes[-1].node_id)
         elif order == "kill":
             node = nodes.pop()

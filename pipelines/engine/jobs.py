@@ -2,6 +2,7 @@
 Ray Jobs, in as many words as the engine needs: reach a cluster, hand it a job, ask after it, stop it.
 """
 
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -37,11 +38,10 @@ class Jobs:
             _knock(address)
         # whatever RAY_ADDRESS says would win over the address that is asked for; this wins over RAY_ADDRESS
         os.environ["RAY_API_SERVER_ADDRESS"] = address
-        import logging
-
-        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
         from ray.dashboard.utils import get_address_for_submission_client
         from ray.job_submission import JobSubmissionClient
+
+        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
 
         with _in_one_line(address):
             found = get_address_for_submission_client(address).rstrip("/")

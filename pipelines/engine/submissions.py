@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,8 @@ INTERRUPTED = 5
 PLACES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """what a job is told besides: where things are, never who may see them"""
 PAUSE = 1.0  # seconds between looks at a run
-SILENT = 60.0  # seconds for which a cluster may not answer while its run is followed
+LATE = 5.0  # seconds without an answer after which a followed run's record is asked
+SILENT = 60.0  # seconds without an answer after which a cluster is given up
 LAST = 30  # lines of a driver that died which its run keeps
 
 
@@ -103,22 +104,22 @@ def settle(store: Store, run: str, record: dict[str, Any]) -> dict[str, Any]:
 
 def follow(store: Store, found: Submission, jobs: Jobs) -> int:
     """Prints what the job's driver prints until its run has ended, and returns the run's code."""
-    shown, heard = 0, time.monotonic()
-    while True:
-        try:
-            lives = _lives(store, found, jobs)
+    shown, heard, works = 0, time.monotonic(), True
+    while works or (time.monotonic() - heard < SILENT and not _ended(store, found.run)):
+        time.sleep(PAUSE)
+        with suppress(Unreachable):
+            works = _lives(store, found, jobs)
             shown += _print(jobs.output(found.id)[shown:])
             heard = time.monotonic()
-        except Unreachable:
-            lives = time.monotonic() - heard < SILENT
-        record = store.load(f"runs/{found.run}/run.json") or {}
-        if record.get("ended") is not None:
-            return int(record["code"])
-        if not lives:
-            raise Unreachable(
-                f"The cluster at {found.address} is gone, and run {found.run} has not ended. Submit again."
-            )
-        time.sleep(PAUSE)
+        works = works and time.monotonic() - heard < LATE
+    record = store.load(f"runs/{found.run}/run.json") or {}
+    if record.get("ended") is None:
+        raise Unreachable(f"{found.address} does not answer, and run {found.run} has not ended. Submit again.")
+    return int(record["code"])
+
+
+def _ended(store: Store, run: str) -> bool:
+    return (store.load(f"runs/{run}/run.json") or {}).get("ended") is not None
 
 
 def stop(store: Store, run: str, seconds: float = 20) -> str:
@@ -190,8 +191,8 @@ def _shared(store: Store, here: bool, address: str) -> Store:
         return store
     if not here:
         raise UsageError(
-            f"A store is shared with the cluster, but {store.address} is a folder of this machine and {address} is not. "
-            "Pass --store s3://BUCKET/rayfield, and give the cluster's nodes its keys."
+            f"A store is shared with the cluster, but {store.address} is a folder of this machine and {address} is "
+            "elsewhere. Pass --store s3://BUCKET/rayfield, and give the cluster's nodes its keys."
         )
     return Store(str(Path(store.address.removeprefix("file://")).resolve()))
 
