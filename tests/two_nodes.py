@@ -11,7 +11,7 @@ import tempfile
 from typing import Any
 
 CPUS = {"head": 1, "other": 3}  # a group of two workers fits the other node alone
-QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
 """a dead node is known after seconds, not a minute"""
 
 
@@ -19,7 +19,7 @@ def start() -> Any:
     from ray.cluster_utils import Cluster
 
     head = {
-        "num_cpus": CPUS,
+        "num_cpus": CPUS["head"],
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
         "dashboard_port": 0,

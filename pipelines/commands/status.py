@@ -19,7 +19,12 @@ SECTION = "See"
 def status(store: str, as_json: bool, count: int) -> None:
     """List the last runs."""
     rows = []
-    for name, record in list(store_at(store).runs())[:count]:
+    place = store_at(store)
+    for name, record in list(place.runs())[:count]:
+        if record.get("ended") is None:
+            from pipelines.engine.submissions import settle
+
+            record = settle(place, name, record)
         ended = record.get("ended")
         word = {None: "running", 0: "done", 5: "interrupted"}.get(record.get("code") if ended else None, "failed")
         seconds = (ended or time.time()) - record["started"]

@@ -61,6 +61,8 @@ class TwoNodes:
     """The cluster, and the process that has it."""
 
     process: subprocess.Popen[str]
+    words: Path
+    """what it prints that nobody asked for"""
     said: dict[str, Any] = field(default_factory=dict)
 
     def order(self, word: str = "") -> dict[str, Any]:
@@ -71,7 +73,7 @@ class TwoNodes:
         for line in self.process.stdout:
             if line.startswith("::"):
                 return dict(json.loads(line[2:]))
-        raise AssertionError("the cluster did not start")
+        raise AssertionError(self.words.read_text()[-3000:])
 
     def busy(self, title: str) -> list[psutil.Process]:
         """The processes of the other node that Ray gave such a title."""
@@ -94,7 +96,8 @@ def _title(process: psutil.Process) -> str:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[TwoNodes]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
+    words = tmp_path_factory.mktemp("cluster") / "stderr"
     environment = {**clean(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.two_nodes"],
@@ -102,10 +105,10 @@ def cluster() -> Iterator[TwoNodes]:
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=words.open("w"),
         text=True,
     )
-    nodes = TwoNodes(process)
+    nodes = TwoNodes(process, words)
     nodes.said = nodes.order()
     nodes.order("add")
     yield nodes
@@ -140,7 +143,7 @@ class Terminal:
 
     def rayfield(self, *words: str, **variables: str) -> tuple[int, str, str]:
         process = self.start(*words, **variables)
-        out, err = process.communicate(timeout=150)
+        out, err = process.communicate(timeout=240)
         return process.returncode, out, err
 
     def submit(self, *words: str, **variables: str) -> tuple[int, dict[str, Any], str]:
@@ -163,7 +166,7 @@ def terminal(cluster: TwoNodes, own_store: Path, tmp_path: Path, tracking: str) 
     return Terminal(cluster, Store(str(own_store)), tmp_path)
 
 
-def until(true: Callable[[], Any], seconds: float = 90) -> Any:
+def until(true: Callable[[], Any], seconds: float = 240) -> Any:
     """Waits for something to come true: a test that waits in vain fails."""
     end = time.monotonic() + seconds
     while not (found := true()):
@@ -258,7 +261,7 @@ def test_a_table_survives_its_workers_and_its_node(terminal):
     terminal.cluster.order("kill")
     terminal.cluster.order("add")
 
-    assert driver.wait(150) == 0, driver.communicate()[1]
+    assert driver.wait(240) == 0, driver.communicate()[1]
     table = made(terminal, "preprocess")
     here = preprocess(Unhurried(root=str(root)), [small_voxnet().representation()], on="here")
     assert here.sets == table.sets
@@ -276,7 +279,7 @@ def test_a_training_survives_a_worker_and_its_node(terminal):
     terminal.cluster.order("kill")
     terminal.cluster.order("add")
 
-    assert driver.wait(150) == 0, driver.communicate()[1]
+    assert driver.wait(240) == 0, driver.communicate()[1]
     checkpoint = made(terminal, "train patient")
     files.use(terminal.store.address)
     here = train(patient(0.0, steps=24), made(terminal, "preprocess"), workers=0)
