@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from components.secrets import is_secret, redact
 from pipelines.engine.code import ROOT
-from pipelines.engine.jobs import enable_token
+from pipelines.engine.jobs import Unreachable, enable_token
 from pipelines.engine.work import work
 
 # RAY_MLFLOW.md 8: what a local cluster is started with; whatever the user has set wins
@@ -121,13 +121,19 @@ def connect() -> None:
     # "local", or Ray would join whatever cluster was last started on this machine, by whomever
     own = {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
     own = {} if os.environ.get("RAY_ADDRESS") else own
-    ray.init(
-        log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
-        logging_level="ERROR",
-        runtime_env={"env_vars": environment},
-        configure_logging=False,
-        **own,
-    )
+    try:
+        ray.init(
+            log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
+            logging_level="ERROR",
+            runtime_env={"env_vars": environment},
+            configure_logging=False,
+            **own,
+        )
+    except ConnectionError:
+        raise Unreachable(
+            f"No Ray that takes this token answers at RAY_ADDRESS, {os.environ.get('RAY_ADDRESS')}. Start it, name its "
+            "token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or unset RAY_ADDRESS to run here."
+        ) from None
     print_once(own)
 
 

@@ -102,8 +102,11 @@ class Jobs:
 
 def enable_token() -> None:
     """Sends the token that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH names: Ray's clients do only if they are told to."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named and not os.environ.get("RAY_AUTH_MODE"):
+        from ray._private.authentication.authentication_token_setup import _enable_token_auth
+
+        _enable_token_auth()  # the variable alone is too late where a step has imported Ray already
 
 
 def _knock(address: str) -> None:

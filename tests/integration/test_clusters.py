@@ -166,10 +166,11 @@ def terminal(cluster: TwoNodes, own_store: Path, tmp_path: Path, tracking: str) 
     return Terminal(cluster, Store(str(own_store)), tmp_path)
 
 
-def until(true: Callable[[], Any], seconds: float = 240) -> Any:
-    """Waits for something to come true: a test that waits in vain fails."""
+def until(true: Callable[[], Any], driver: subprocess.Popen[str] | None = None, seconds: float = 240) -> Any:
+    """Waits for something to come true: a test that waits in vain, or for a driver that died, fails."""
     end = time.monotonic() + seconds
     while not (found := true()):
+        assert driver is None or driver.poll() is None, driver.communicate()
         assert time.monotonic() < end, "it did not come true"
         time.sleep(0.2)
     return found
@@ -254,9 +255,9 @@ def test_a_table_survives_its_workers_and_its_node(terminal):
         "0",
         RAY_ADDRESS=terminal.cluster.said["gcs"],
     )
-    for worker in until(lambda: terminal.cluster.busy("MapBatches")):
+    for worker in until(lambda: terminal.cluster.busy("MapBatches"), driver):
         worker.kill()
-    until(lambda: len(terminal.store.names("keys")) >= 2)
+    until(lambda: len(terminal.store.names("keys")) >= 2, driver)
     assert driver.poll() is None
     terminal.cluster.order("kill")
     terminal.cluster.order("add")
@@ -272,9 +273,9 @@ def test_a_training_survives_a_worker_and_its_node(terminal):
     root = write_shapes(terminal.folder / "shapes", each=4)
     words = ["--root", str(root), "--rest", "0.5", "--steps", "24", "--workers", "2"]
     driver = terminal.start("run", "long.py", *words, RAY_ADDRESS=terminal.cluster.said["gcs"])
-    before = until(lambda: terminal.cluster.busy("RayTrainWorker") and saved(terminal))
+    before = until(lambda: terminal.cluster.busy("RayTrainWorker") and saved(terminal), driver)
     terminal.cluster.busy("RayTrainWorker")[0].kill()
-    until(lambda: saved(terminal) > before and terminal.cluster.busy("RayTrainWorker"))
+    until(lambda: saved(terminal) > before and terminal.cluster.busy("RayTrainWorker"), driver)
     assert driver.poll() is None
     terminal.cluster.order("kill")
     terminal.cluster.order("add")
