@@ -12,7 +12,14 @@ import click
 from pipelines.cli import JSON, STORE, store_at
 
 SECTION = "See"
-COLORS = {"running": "cyan", "done": "green", "failed": "red", "refused": "yellow", "interrupted": "yellow"}
+COLORS = {
+    "submitted": "cyan",
+    "running": "cyan",
+    "done": "green",
+    "failed": "red",
+    "refused": "yellow",
+    "interrupted": "yellow",
+}
 
 
 @click.command()

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from components.secrets import is_secret, redact
 from pipelines.engine.cluster import local_cpus
 from pipelines.engine.code import ROOT
 from pipelines.engine.errors import kind_of
+from pipelines.engine.jobs import Unreachable, enable_token
 from pipelines.engine.logs import rescue
 from pipelines.engine.work import work
 
@@ -25,6 +27,7 @@ SETTINGS = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TQDM": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # tables that Ray Tune prints at verbose=0
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # the driver of a job says some of what the job was told again
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -105,28 +108,38 @@ def connect() -> None:
     """Joins the cluster of RAY_ADDRESS, or starts a local one."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    enable_token()
     import ray
 
     if ray.is_initialized():
         return
     passed = ("RAYFIELD_", "MLFLOW_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", *(n for n in SETTINGS))
-    environment = {name: value for name, value in os.environ.items() if name.startswith(passed)}
+    # Ray shows this to whoever asks. A Ray that is started here gives its workers the secrets of this process anyway,
+    # and the nodes of a cluster have their own
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(passed) and not is_secret(name) and redact(value) == value
+    }
     # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".rayfield" / "numba"))
-    # "local": without it Ray joins whatever cluster it finds on this machine
-    own = (
-        {}
-        if os.environ.get("RAY_ADDRESS")
-        else {"address": "local", "num_cpus": local_cpus(), "include_dashboard": False}
-    )
-    ray.init(
-        log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
-        logging_level="ERROR",
-        runtime_env={"env_vars": environment},
-        configure_logging=False,
-        **own,
-    )
+    # "local", or Ray would join whatever cluster was last started on this machine, by whomever
+    own = {"address": "local", "num_cpus": local_cpus(), "include_dashboard": False}
+    own = {} if os.environ.get("RAY_ADDRESS") else own
+    try:
+        ray.init(
+            log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
+            logging_level="ERROR",
+            runtime_env={"env_vars": environment},
+            configure_logging=False,
+            **own,
+        )
+    except ConnectionError:
+        raise Unreachable(
+            f"No Ray that takes this token answers at RAY_ADDRESS, {os.environ.get('RAY_ADDRESS')}. Start it, name its "
+            "token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or unset RAY_ADDRESS to run here."
+        ) from None
     print_once(own)
 
 

@@ -1,18 +1,57 @@
 """
-What a run's record says beside its steps: how to make the run again, and where it was made.
+What a run's record says: what was asked for, the steps, how to make the run again, and where it is made.
 """
 
 import os
 import platform
 import shlex
+import subprocess
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
+from typing import Any
 
+from components.secrets import redacted
 from pipelines.engine.code import ROOT
+from pipelines.engine.pipeline import sketch
 from pipelines.engine.plans import Request
 
 PACKAGES = ("rayfield", "ray", "torch", "mlflow", "numpy", "pyarrow")
+
+
+def new_name(request: Request) -> str:
+    """A name for a run: the time, what was asked, and who asks."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{request.digest()[:4]}{os.getpid() % 0xFFF:03x}"
+
+
+def begun(request: Request, nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The record of a run that begins now, without its owner and without secrets."""
+    now = datetime.now(UTC)
+    record = {
+        "pipeline": request.name,
+        "title": f"{request.name} {now:%Y-%m-%d %H:%M}",
+        "parameters": {p.name: p.default for p in sketch(request.pipeline).parameters} | request.said(),
+        "nodes": [{name: n[name] for name in ("key", "title", "step", "needs")} for n in nodes],
+        "command": command(request),
+        "environment": environment(),
+        "commit": commit(),
+        "started": now.timestamp(),
+    }
+    return redacted(record)
+
+
+def commit() -> str:
+    """The git commit of the project, with "+" where files differ from it."""
+    try:
+        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
 
 
 def command(request: Request) -> str:

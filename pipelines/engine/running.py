@@ -7,21 +7,19 @@ import os
 import re
 import signal
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from components.crash import point
 from components.errors import UsageError
-from components.secrets import redacted
 from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
 from pipelines.engine.left import INTERRUPTED, end, hold, mark
-from pipelines.engine.pipeline import sketch
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
-from pipelines.engine.records import command, counts, environment
+from pipelines.engine.records import begun, counts, new_name
 from pipelines.engine.runner import Outcome, Runner
+from pipelines.engine.stopping import stoppable
 from pipelines.engine.store import Store, owner
-from pipelines.engine.tracking import Tracker, commit, ledger_lines
+from pipelines.engine.tracking import Tracker, ledger_lines
 
 __all__ = ["execute", "ledger_lines", "run_name"]
 
@@ -30,7 +28,7 @@ def run_name(request: Request) -> str:
     """RAYFIELD_RUN, which a driver that is started again gets as well; else the time, what was asked, and who asks."""
     name = os.environ.get("RAYFIELD_RUN", "")
     if not name:
-        return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{request.digest()[:4]}{os.getpid() % 0xFFF:03x}"
+        return new_name(request)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UsageError(f"RAYFIELD_RUN is made of letters, digits, '-', '_' and '.', but got {name!r}.")
     return name
@@ -51,7 +49,8 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
     runner = Runner(store, run, nodes, OnRay, [screen], held=[lease] if lease else [])
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        outcome = runner()
+        with stoppable(store, run):
+            outcome = runner()
         code = verdict(statuses(nodes, store)) if outcome.ok else max(_code(e) for e in outcome.errors.values())
     except KeyboardInterrupt:
         runner.cancel()
@@ -99,20 +98,9 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
     """Writes a run's record; one that a driver left behind goes on under its first title and time."""
     point("run: before its mark")
     mark(store, run)
-    now = datetime.now(UTC)
-    record = {
-        "pipeline": request.name,
-        "title": f"{request.name} {now:%Y-%m-%d %H:%M}",
-        "parameters": {p.name: p.default for p in sketch(request.pipeline).parameters} | request.said(),
-        "nodes": [{name: n[name] for name in ("key", "title", "step", "needs")} for n in nodes],
-        "command": command(request),
-        "environment": environment(),
-        "commit": commit(),
-        "started": now.timestamp(),
-    }
     before = store.load(f"runs/{run}/run.json") or {}
     kept = {name: before[name] for name in ("title", "started") if name in before}
-    store.begin(run, {**redacted(record), **kept, "owner": owner()})
+    store.begin(run, {**begun(request, nodes), **kept, "owner": owner()})
     point("run: its record written")
 
 

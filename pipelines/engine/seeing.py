@@ -10,6 +10,7 @@ from typing import Any
 from components.errors import UsageError, nearest
 from pipelines.engine.events import events
 from pipelines.engine.store import Store
+from pipelines.engine.submissions import Submission, settle
 
 STATES = {0: "done", 3: "refused", 5: "interrupted"}
 """how a run ended, by its exit code; any other is "failed\""""
@@ -69,7 +70,7 @@ class Run:
     name: str
     record: dict[str, Any]
     state: str
-    """running, done, failed, refused, interrupted"""
+    """submitted, running, done, failed, refused, interrupted"""
     steps: list[Step]
     ids: dict[str, str]
     """"" or a step's key or key/trial -> MLflow run"""
@@ -85,7 +86,7 @@ class Run:
 
 def open_run(store: Store, name: str) -> Run:
     """A run by its whole name."""
-    record = store.load(f"runs/{name}/run.json")
+    record = _settled(store, name, store.load(f"runs/{name}/run.json"))
     state = state_of(store, name, record)
     steps = {node["key"]: _step(node) for node in record["nodes"]}
     for line in _ledger(store, name):
@@ -125,9 +126,18 @@ def _tell(step: Step, line: Mapping[str, Any]) -> None:
 
 def state_of(store: Store, name: str, record: Mapping[str, Any]) -> str:
     """How a run is: one whose driver is gone without a word was interrupted."""
+    record = _settled(store, name, record)
     if record.get("ended") is not None:
         return STATES.get(record["code"], "failed")
-    return "running" if store.held(f"run-{name}") else "interrupted"
+    if store.held(f"run-{name}"):
+        return "running"
+    return "submitted" if Submission.of(store, name) else "interrupted"
+
+
+def _settled(store: Store, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's record; of one that was handed to a cluster, and that nobody works on, with what the cluster says."""
+    idle = record.get("ended") is None and not store.held(f"run-{name}")
+    return settle(store, name, dict(record)) if idle else dict(record)
 
 
 def find(store: Store, name: str = "last") -> str:

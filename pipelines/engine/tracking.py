@@ -7,7 +7,6 @@ Each MLflow run is tagged with its place before anything else, so that one which
 """
 
 import json
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,26 +18,12 @@ from components.files import File
 from components.plain import decode
 from components.secrets import redact, redacted
 from components.steps.registry import client, experiment
-from pipelines.engine.code import ROOT
 from pipelines.engine.context import events
 from pipelines.engine.left import end, ended, left, unmark
 from pipelines.engine.store import Store
 
 BATCH = 500  # metrics of one request; MLflow takes 1,000
 PAUSE = 2.0
-
-
-def commit() -> str:
-    """The git commit of the project, with "+" where files differ from it."""
-    try:
-        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(ROOT), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
 
 
 @dataclass

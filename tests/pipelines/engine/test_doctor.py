@@ -2,6 +2,8 @@
 The doctor: finds what is wrong, and says it.
 """
 
+import importlib.metadata
+import platform
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from components import places
 from pipelines.engine import doctor
 from pipelines.engine.doctor import examine
+from pipelines.engine.jobs import Jobs
 from pipelines.engine.store import Store
 
 
@@ -84,3 +87,32 @@ def test_a_check_that_cannot_be_made_is_a_finding(store, monkeypatch):
     monkeypatch.setattr(doctor, "_mlflow", fail)
 
     assert row(store, "mlflow") == {"what": "mlflow", "ok": False, "found": "ConnectionError: nobody answers"}
+
+
+class Cluster:
+    """Of another Ray, or of the same."""
+
+    address = "http://head:8265"
+
+    def __init__(self, **other: str) -> None:
+        self.other = other
+
+    def versions(self) -> dict[str, str]:
+        return {"python": platform.python_version(), "ray": importlib.metadata.version("ray"), **self.other}
+
+
+@pytest.mark.parametrize(("other", "ok"), [({}, True), ({"ray": "2.9.0"}, False), ({"python": "3.9.1"}, False)])
+def test_another_python_or_ray_on_the_cluster_is_found_with_its_remedy(store, monkeypatch, other, ok):
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", Cluster.address)
+    monkeypatch.setattr(Jobs, "at", lambda _: Cluster(**other))
+
+    found = row(store, "cluster")
+    assert found["ok"] is ok
+    assert all(f"{name} {version} there" in found["found"] for name, version in other.items())
+    assert ("constraints.txt" in found["found"]) is not ok
+
+
+def test_without_a_cluster_there_is_nothing_to_compare(store, monkeypatch):
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+
+    assert row(store, "cluster")["ok"]

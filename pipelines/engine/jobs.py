@@ -1,0 +1,143 @@
+"""
+Ray Jobs, in as many words as the engine needs: reach a cluster, hand it a job, ask after it, stop it.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from components.errors import RayfieldError, UsageError
+from components.secrets import redact
+
+LIVE = ("PENDING", "RUNNING")
+PATIENCE = 5.0  # seconds for a cluster to take a connection
+
+
+class Unreachable(RayfieldError):
+    """A cluster that does not answer: it may be gone, or the network is."""
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs of one cluster."""
+
+    address: str
+    client: Any
+
+    @classmethod
+    def at(cls, address: str) -> "Jobs":
+        """The cluster of an address: of its dashboard, http://head:8265, or one that RAY_ADDRESS may hold."""
+        enable_token()
+        if "://" in address:
+            _knock(address)
+        # whatever RAY_ADDRESS says would win over the address that is asked for; this wins over RAY_ADDRESS
+        os.environ["RAY_API_SERVER_ADDRESS"] = address
+        from ray.dashboard.utils import get_address_for_submission_client
+        from ray.job_submission import JobSubmissionClient
+
+        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+
+        with _in_one_line(address):
+            found = get_address_for_submission_client(address).rstrip("/")
+            return cls(found, JobSubmissionClient(found))
+
+    def submit(self, name: str, entrypoint: str, package: Path, variables: Mapping[str, str]) -> None:
+        """Hands over a job under a name of ours. Doing it twice does it once."""
+        environment = {"working_dir": str(package), "env_vars": dict(variables)}
+        with _in_one_line(self.address):
+            try:
+                self.client.submit_job(submission_id=name, entrypoint=entrypoint, runtime_env=environment)
+            except RuntimeError:
+                if self.state(name) is None:
+                    raise
+
+    def state(self, name: str) -> str | None:
+        """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; None if the cluster knows no such job."""
+        with _in_one_line(self.address):
+            answer = self._get(f"/api/jobs/{name}")
+            return str(answer["status"]) if answer else None
+
+    def message(self, name: str) -> str:
+        """What Ray says of how a job is or ended."""
+        with _in_one_line(self.address):
+            return " ".join(str((self._get(f"/api/jobs/{name}") or {}).get("message") or "").split())
+
+    def output(self, name: str) -> str:
+        """What the driver of a job has printed so far."""
+        with _in_one_line(self.address):
+            return redact(str((self._get(f"/api/jobs/{name}/logs") or {}).get("logs") or ""))
+
+    def stop(self, name: str) -> None:
+        with _in_one_line(self.address):
+            self.client.stop_job(name)
+
+    def versions(self) -> dict[str, str]:
+        """The cluster's Python and Ray."""
+        with _in_one_line(self.address):
+            found = (self._get("/api/v0/cluster_metadata") or {}).get("data", {})
+            return {"python": str(found.get("pythonVersion", "")), "ray": str(found.get("rayVersion", ""))}
+
+    def is_here(self) -> bool:
+        """Whether each node of the cluster is this machine: an address on 127.0.0.1 may lead anywhere."""
+        with _in_one_line(self.address):
+            nodes = (self._get("/nodes?view=summary") or {}).get("data", {}).get("summary", [])
+        alive = [n for n in nodes if n.get("raylet", {}).get("state") == "ALIVE"]
+        return {node["hostname"] for node in alive} == {os.uname().nodename}
+
+    def _get(self, path: str) -> dict[str, Any] | None:
+        answer = self.client._do_request("GET", path, timeout=30)
+        if answer.status_code == 404:
+            return None
+        if not answer.ok:
+            raise RuntimeError(f"{path}: {answer.status_code} {answer.text[:200]}")
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+def enable_token() -> None:
+    """Sends the token that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH names: Ray's clients do only if they are told to."""
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named and not os.environ.get("RAY_AUTH_MODE"):
+        from ray._private.authentication.authentication_token_setup import _enable_token_auth
+
+        _enable_token_auth()  # the variable alone is too late where a step has imported Ray already
+
+
+def _knock(address: str) -> None:
+    """Ray's client has no timeout for a connection: a host that is gone would hold us for minutes."""
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 8265)
+    try:
+        socket.create_connection((parts.hostname or "", port), PATIENCE).close()
+    except OSError as error:
+        raise Unreachable(_gone(address, error)) from None
+
+
+@contextmanager
+def _in_one_line(address: str) -> Iterator[None]:
+    from ray.exceptions import AuthenticationError
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except AuthenticationError as error:
+        wrong = "does not take this token" if "Forbidden" in str(error) else "takes no job without its token"
+        raise UsageError(
+            f"The cluster at {address} {wrong}. Set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it."
+        ) from None
+    except (ConnectionError, RequestException) as error:
+        raise Unreachable(_gone(address, error)) from None
+    except RuntimeError as error:
+        words = " ".join(str(error).split())
+        raise RayfieldError(f"The cluster at {address} refused: {words[-300:]}") from None
+
+
+def _gone(address: str, error: Exception) -> str:
+    words = getattr(error, "strerror", None) or type(error).__name__
+    return f"The cluster at {address} does not answer ({words}). Is the dashboard's address right, and the head up?"

@@ -1,0 +1,87 @@
+"""
+Packing: the project as one archive, for a cluster that has not seen it.
+
+What git ignores is left at home, .git as well. The archive depends on the files' names and bytes alone, so that Ray
+uploads it once for however many jobs.
+"""
+
+import os
+import subprocess
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from components.errors import UsageError
+
+LIMIT = 100 * 2**20
+"""bytes: Ray's dashboard takes no larger upload"""
+SHOWN = 10  # largest files that a refusal names
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can tell
+
+
+def pack(root: Path, target: Path, extra: Mapping[str, Path] | None = None) -> Path:
+    """Writes the files of a project, and others under names of their own, to a zip file."""
+    found = {str(name): root / name for name in listed(root)} | dict(extra or {})
+    _check({name: path.stat().st_size for name, path in found.items()}, root)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, path in sorted(found.items()):
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = (0o755 if os.access(path, os.X_OK) else 0o644) << 16
+            archive.writestr(entry, path.read_bytes())
+    return target
+
+
+def listed(root: Path) -> list[Path]:
+    """The files below a folder that git would keep, relative to it."""
+    names = _by_git(root) if (root / ".git").exists() else _by_patterns(root)
+    # git lists what was deleted and not committed, and links to folders
+    return sorted(name for name in names if (root / name).is_file())
+
+
+def _by_git(root: Path) -> Iterator[Path]:
+    command = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        said = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git here, or somebody else's repository
+        yield from _by_patterns(root)
+    else:
+        yield from (Path(os.fsdecode(name)) for name in said.split(b"\0") if name)
+
+
+def _by_patterns(root: Path) -> Iterator[Path]:
+    """The same without git: the .gitignore of each folder speaks for what is below it, the deepest first."""
+    from pathspec import GitIgnoreSpec
+
+    specs: dict[Path, GitIgnoreSpec] = {}
+
+    def ignored(path: Path, mark: str = "") -> bool:
+        for folder in path.parents:
+            spec = specs.get(folder)
+            said = spec.check_file(path.relative_to(folder).as_posix() + mark).include if spec else None
+            if said is not None:
+                return said
+        return False
+
+    for here, folders, names in os.walk(root):
+        place = Path(here).relative_to(root)
+        if ".gitignore" in names:
+            specs[place] = GitIgnoreSpec.from_lines((Path(here) / ".gitignore").read_text().splitlines())
+        folders[:] = [name for name in folders if name != ".git" and not ignored(place / name, "/")]
+        yield from (place / name for name in names if name != ".git" and not ignored(place / name))
+
+
+def _check(sizes: Mapping[str, int], root: Path) -> None:
+    total = sum(sizes.values())
+    if total <= LIMIT:
+        return
+    largest = sorted(sizes.items(), key=lambda pair: -pair[1])[:SHOWN]
+    names = ", ".join(f"{name} ({_mib(size)})" for name, size in largest)
+    raise UsageError(
+        f"What is sent to a cluster is at most {_mib(LIMIT)}, but {root} has {_mib(total)}. Add what the cluster does "
+        f"not need to .gitignore. The largest: {names}."
+    )
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,116 @@
+"""
+Packing: what is sent to a cluster, and what stays at home.
+"""
+
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from components.errors import UsageError
+from pipelines.engine import packing
+from pipelines.engine.packing import listed, pack
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Files to keep, and files that two .gitignores leave out."""
+    root = tmp_path / "project"
+    for name in ("main.py", "data/small.csv", "data/big.bin", "logs/today.log", "deep/keep.log", "deep/other.log"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (root / ".gitignore").write_text("*.log\n/data/*.bin\nlogs/\n")
+    (root / "deep" / ".gitignore").write_text("!keep.log\n")
+    return root
+
+
+KEPT = [".gitignore", "data/small.csv", "deep/.gitignore", "deep/keep.log", "main.py"]
+
+
+def names(root: Path) -> list[str]:
+    return [path.as_posix() for path in listed(root)]
+
+
+def git(root: Path, *words: str) -> None:
+    subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True)
+
+
+def test_what_git_ignores_stays_at_home(project):
+    git(project, "init")
+
+    assert names(project) == KEPT
+
+
+def test_the_same_files_are_found_without_git(project):
+    assert names(project) == KEPT
+
+
+def test_what_is_deleted_and_not_committed_is_not_missed(project):
+    git(project, "init")
+    git(project, "add", "-A")
+    (project / "main.py").unlink()
+
+    assert "main.py" not in names(project)
+
+
+def test_git_itself_is_never_sent(project):
+    (project / ".git").mkdir()  # broken: git refuses it
+    (project / ".git" / "config").write_text("")
+
+    assert names(project) == KEPT
+
+
+def test_a_link_to_a_file_is_sent_and_a_link_to_nowhere_is_not(project):
+    (project / "linked.py").symlink_to(project / "main.py")
+    (project / "lost.py").symlink_to(project / "nowhere.py")
+
+    assert "linked.py" in names(project)
+    assert "lost.py" not in names(project)
+
+
+def test_the_archive_holds_the_files_and_those_given_names_of_their_own(project, tmp_path):
+    other = tmp_path / "mine.py"
+    other.write_text("print()")
+
+    archive = zipfile.ZipFile(pack(project, tmp_path / "a.zip", {"mine.py": other}))
+
+    assert sorted(archive.namelist()) == sorted([*KEPT, "mine.py"])
+    assert archive.read("mine.py") == b"print()"
+    assert archive.read("data/small.csv") == b"data/small.csv"
+
+
+def test_the_same_files_make_the_same_archive_whenever_they_were_written(project, tmp_path):
+    first = pack(project, tmp_path / "a.zip").read_bytes()
+    (project / "main.py").touch()
+
+    assert pack(project, tmp_path / "b.zip").read_bytes() == first
+
+
+def test_another_byte_makes_another_archive(project, tmp_path):
+    first = pack(project, tmp_path / "a.zip").read_bytes()
+    (project / "main.py").write_text("main.pY")
+
+    assert pack(project, tmp_path / "b.zip").read_bytes() != first
+
+
+def test_too_much_is_refused_with_the_ten_largest_files(project, tmp_path):
+    for number in range(12):
+        with (project / f"large-{number}").open("wb") as stream:
+            stream.truncate((number + 1) * 2**20 * 2)  # sparse: no byte is written
+
+    with pytest.raises(UsageError) as refused:
+        pack(project, tmp_path / "a.zip")
+
+    said = str(refused.value)
+    assert "at most 100.0 MiB" in said and "156.0 MiB" in said and ".gitignore" in said
+    assert "large-11 (24.0 MiB), large-10 (22.0 MiB)" in said
+    assert said.count("large-") == 10 and "large-1 " not in said
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_just_as_much_as_the_cluster_takes_is_packed(project, tmp_path, monkeypatch):
+    size = sum((project / name).stat().st_size for name in KEPT)
+    monkeypatch.setattr(packing, "LIMIT", size)
+
+    assert pack(project, tmp_path / "a.zip").exists()
