@@ -255,7 +255,9 @@ def backfill(
         click.echo(json.dumps([tick.name for tick in ticks], indent=1))
     click.echo(f"  {len(ticks)} of {len(times)} ticks never ran.", err=True)
     if dry_run:
-        return [click.echo(f"  {_local(held, t.due)}   {t.name}", err=True) for t in ticks] and None
+        for tick in ticks:
+            click.echo(f"  {_local(held, tick.due)}   {tick.name}", err=True)
+        return
     ctx.exit(_wait(place, [tick for tick in ticks if schedules.claim(place, tick)], no_wait))
 
 
@@ -268,13 +270,12 @@ def _wait(place: Any, ticks: list[Any], no_wait: bool) -> int:
     if no_wait:
         click.echo(f"  {len(ticks)} wait for a `rayfield scheduler`.", err=True)
         return 0
-    ended_by_signals(loop := Scheduler(place)).until(ticks)
+    ended_by_signals(Scheduler(place)).until(ticks)
     found = [schedules.tick(place, tick.schedule, tick.name) for tick in ticks]
     left = sum(tick is not None and tick.open for tick in found)
     if left:
         click.echo(f"  Interrupted: {left} wait for a `rayfield scheduler`.", err=True)
         return 5
-    del loop
     return max((tick.code or 0 for tick in found if tick), default=0)
 
 
