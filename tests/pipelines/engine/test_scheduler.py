@@ -715,6 +715,15 @@ def test_the_life_of_a_schedule(toy, monkeypatch):
     assert rayfield("schedule", "history", "nightly").exit_code == 2
 
 
+def test_a_paused_schedule_runs_when_somebody_asks(world, toy, monkeypatch):
+    world.add(paused=True)
+    monkeypatch.setattr(module, "run", lambda schedule, tick, store: subprocess.Popen(["/bin/true"]))
+    monkeypatch.setattr(module, "BUSY", 0.01)
+
+    assert rayfield("schedule", "run-now", "toy").exit_code == 0
+    assert list(world.ticks().values()) == ["done"]
+
+
 def test_what_is_not_over_is_removed_by_force_alone(toy):
     rayfield("schedule", "add", "nightly", toy, "--every", "1h")
     assert rayfield("schedule", "run-now", "nightly", "--no-wait").exit_code == 0
