@@ -109,7 +109,7 @@ def cron_job(of: Deployment) -> dict[str, Any]:
     """Submits to the cluster and waits. A pod's Job is named by its tick: so is the run, whichever pod submits it."""
     address = f"http://{of.name}-head-svc.{of.namespace}.svc:8265"
     token = {"secretKeyRef": {"name": of.name, "key": "auth_token"}}  # KubeRay makes it, under the cluster's name
-    own = [
+    own: list[dict[str, Any]] = [
         {"name": "RAYFIELD_RUN", "valueFrom": {"fieldRef": {"fieldPath": TICK}}},
         {"name": "RAY_AUTH_MODE", "value": "token"},  # to Ray's own pods KubeRay gives both
         {"name": "RAY_AUTH_TOKEN", "valueFrom": token},

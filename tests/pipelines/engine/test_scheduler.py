@@ -25,7 +25,7 @@ from pipelines.engine import schedules
 from pipelines.engine.children import orphan
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.schedules import Schedule, Tick
-from pipelines.engine.store import Store, owner
+from pipelines.engine.store import Lease, Store, owner
 from pipelines.engine.triggers import Change, Every, cron
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -282,6 +282,18 @@ def test_a_clock_that_jumps_back_runs_nothing_twice_and_goes_on(world):
     assert world.ran() == ["20T0100", "20T0200", "20T0300", "20T0400", "20T0500"]
 
 
+def test_nor_does_a_scheduler_that_was_not_there_before_the_clock_jumped_back(world):
+    world.add()
+    world.until("2026-11-20T03:30", world.scheduler())
+    world.time = at("2026-11-20T01:59")
+    world.scheduler().round()
+    world.time = at("2026-11-20T02:00")
+    for _ in range(3):
+        world.scheduler().round()
+
+    assert world.ran() == ["20T0100", "20T0200", "20T0300"]
+
+
 def test_a_clock_that_jumps_forward_and_back_runs_what_lies_between_in_its_time(world):
     world.add(catch_up="last")
     loop = world.scheduler()
@@ -335,6 +347,42 @@ def test_two_schedulers_at_once_run_each_tick_once(world):
     assert set(Counter(run.tick.name for run in world.begun).values()) == {1}
     assert len(schedules.tick_names(world.store, "toy")) == 30
     assert world.said and not [line for line in world.said if "begins" not in line and "exit code 0" not in line]
+
+
+def test_a_tick_that_another_finished_between_look_and_claim_is_not_run_again(world, monkeypatch):
+    world.add()
+    first, second = world.scheduler(), world.scheduler()
+    world.time, look = START + 3600, schedules.due
+
+    def slowly(*about: object) -> schedules.Due:
+        found = look(*about)
+        monkeypatch.setattr(schedules, "due", look)
+        world.until("2026-11-20T01:02", first)
+        return found
+
+    monkeypatch.setattr(schedules, "due", slowly)
+    second.round()
+    second.round()
+
+    assert world.ran() == ["20T0100"]
+    assert list(world.ticks().values()) == ["done"]
+
+
+def test_a_tick_that_another_finished_between_look_and_lease_is_not_run_again(world):
+    world.add()
+    first, second = world.scheduler(), world.scheduler()
+
+    class Slow(Store):
+        def lease(self, name: str, seconds: float = 60) -> Lease | None:
+            world.until("2026-11-20T01:02", first)
+            return super().lease(name, seconds)
+
+    second.store = Slow(world.store.address)
+    world.time = START + 3600
+    second.round()
+
+    assert world.ran() == ["20T0100"]
+    assert second.held == {} and list(world.ticks().values()) == ["done"]
 
 
 def test_what_a_dead_scheduler_claimed_is_begun_by_another(world):
