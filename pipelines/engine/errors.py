@@ -64,14 +64,16 @@ def kind_of(error: BaseException) -> str:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error, and what it says that it comes from; Ray Train holds one for each worker that failed."""
-    waiting, seen = [error], set()
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
     while waiting:
         one = waiting.pop(0)
         if isinstance(one, BaseException) and id(one) not in seen:
             seen.add(id(one))
             yield one
             failures = getattr(one, "worker_failures", None) or {}
-            waiting += [*failures.values(), getattr(one, "cause", None), one.__cause__]  # type: ignore[list-item]
+            wrapped = [getattr(one, name, None) for name in ("controller_failure", "cause", "__cause__")]
+            waiting += [*failures.values(), *wrapped]
 
 
 def _own(error: BaseException) -> str:

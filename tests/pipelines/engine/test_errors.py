@@ -44,6 +44,14 @@ class WorkerGroupError(Exception):
         self.worker_failures = dict(enumerate(failures))
 
 
+class ControllerError(Exception):
+    """As Ray Train says that its controller failed."""
+
+    def __init__(self, failure: BaseException) -> None:
+        super().__init__("the controller failed")
+        self.controller_failure = failure
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -109,6 +117,7 @@ def test_what_ray_wraps_is_looked_into():
     assert kind_of(UserCode(UserCode(DataError("no row")))) == "data"
     assert kind_of(WorkerGroupError(ValueError("a bug"), ray.exceptions.WorkerCrashedError())) == "preempted"
     assert kind_of(WorkerGroupError(ValueError("a bug"))) == "code"
+    assert kind_of(ControllerError(DataError("no row"))) == "data"
 
 
 def test_an_error_that_comes_from_itself_ends():

@@ -136,7 +136,7 @@ def test_a_server_that_does_not_answer_stops_nothing_and_gets_the_log_at_the_nex
 
 def died(store: Store, run: str) -> None:
     """Leaves the lease of a driver that is no more."""
-    store.write(f"leases/run-{run}.0", json.dumps({**owner(), "start": "1", "until": 9e12}).encode())
+    store.write(f"leases/run-{run}/0", json.dumps({**owner(), "start": "1", "until": 9e12}).encode())
 
 
 def test_a_run_whose_driver_was_killed_is_ended_by_the_next(store, found, request):
