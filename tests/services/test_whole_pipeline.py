@@ -77,6 +77,7 @@ def ran(seaweed: Seaweed, mlflow: Mlflow, tmp_path_factory: pytest.TempPathFacto
             code = driver.wait(timeout=900)
         finally:
             driver.kill()
+            print((folder / "err").read_text())  # pytest shows it if something went wrong
     said = (folder / "err").read_text()
     assert code == 0, said
     run = store.names("runs")[-1]

@@ -280,6 +280,8 @@ class Interleaved(RuleBasedStateMachine):
     contents = st.integers(0, 2)
     which = st.integers(0, 1)
     """one of the living runs"""
+    hours = st.sampled_from([0, 0, 3, 20, 30])
+    """that pass before"""
 
     def __init__(self) -> None:
         super().__init__()
@@ -311,8 +313,9 @@ class Interleaved(RuleBasedStateMachine):
         self.found = {k: made for k, made in self.found.items() if self.store.manifest(key(k)) is not None}
 
     @precondition(lambda self: self.alive)
-    @rule(which=which, content=contents)
-    def keep_something(self, which: int, content: int) -> None:
+    @rule(which=which, content=contents, hours=hours)
+    def keep_something(self, which: int, content: int, hours: float) -> None:
+        self.pass_time(hours)
         keep(f"{content}.txt", b"content %d" % content)
         self.flight[self.living(which)][content] = 0.0
 
@@ -350,8 +353,9 @@ class Interleaved(RuleBasedStateMachine):
         self.store.write(f"runs/{run}/run.json", json.dumps(record([key(k) for k in keys], **dead)).encode())
         self.flight.pop(run, None)
 
-    @rule(hours=st.sampled_from([3, 20, 30]))
-    def wait(self, hours: float) -> None:
+    def pass_time(self, hours: float) -> None:
+        if not hours:
+            return
         grow_old(self.store, hours * 3600)
         for run, kept in self.flight.items():
             older = {c: age + hours for c, age in kept.items()}
@@ -361,8 +365,9 @@ class Interleaved(RuleBasedStateMachine):
     # What gc does
 
     @precondition(lambda self: self.plan is None)
-    @rule(last=st.sampled_from([None, 1, 2]))
-    def survey(self, last: int | None) -> None:
+    @rule(last=st.sampled_from([None, 1, 2]), hours=hours)
+    def survey(self, last: int | None, hours: float) -> None:
+        self.pass_time(hours)
         self.kept = set(sorted(self.all)[-last:] if last else self.all) | set(self.alive)
         self.plan = list(Survey(self.store, Keeping(last=last)).waste())
 
@@ -375,18 +380,11 @@ class Interleaved(RuleBasedStateMachine):
         reached = set().union(*self.all.values()) if self.all else set()
         self.found = {k: contents for k, contents in self.found.items() if k in reached}
 
-    @precondition(lambda self: self.plan is None)
-    @rule(last=st.sampled_from([1, 2]))
-    def collect(self, last: int) -> None:
-        self.survey(last)
-        self.sweep()
-
     @precondition(lambda self: self.plan is None and not self.alive)
     @rule(last=st.sampled_from([1, 2]))
     def collect_in_peace(self, last: int) -> None:
         """All that is not reached goes, to the last object."""
-        grow_old(self.store, 30 * 3600)
-        self.survey(last)
+        self.survey(last, 30)
         self.sweep()
         reached = set().union(*self.all.values()) if self.all else set()
         on_disk = {entry.name.rpartition("/")[2] for entry in places.walk(f"{self.store.address}/keys")}
@@ -428,4 +426,4 @@ def file_of(content: int) -> Any:
 def test_nothing_reachable_goes_in_any_order_of_events(own_store, monkeypatch):
     monkeypatch.setenv("RAYFIELD_STORE", str(own_store))  # the machine moves it; this puts it back
     monkeypatch.setattr(places.os, "fsync", lambda _: None)
-    run_state_machine_as_test(Interleaved, settings=settings(max_examples=80, stateful_step_count=50, deadline=None))
+    run_state_machine_as_test(Interleaved, settings=settings(max_examples=150, stateful_step_count=30, deadline=None))
