@@ -1,9 +1,9 @@
 """
 train against a hand-written torch loop of the same model on the same batches. Target: 0.95 of its steps per second.
 
-CPU milliseconds of a step, one thread, the median over all steps; the two take turns, since a machine that others use
-is faster at one moment than at the next. `train` is the whole step with its log, in this process and, with --worker,
-on one worker of Ray Train after its start; what it takes to judge the validation split is no step.
+The two take turns step by step and the ratio is the median over pairs, in CPU time of one thread: a machine that others
+use is faster at one moment than at the next, and medians of separate runs differ by more than what is looked for.
+`train` is an update with its log. With --worker, also on one worker of Ray Train after its start.
 
 `python -m tests.benchmarks.training [--family pointnet] [--worker]`
 """
@@ -11,7 +11,7 @@ on one worker of Ray Train after its start; what it takes to judge the validatio
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +22,9 @@ from components.family import Family, find
 from components.sources.furniture import Furniture
 from components.step import Printing
 from components.steps.preprocess import preprocess
-from components.steps.train import train
+from components.steps.train import Log, train
 from components.table import Rows, Table
-from components.training import batch_index
-
-STEPS = 60
-TURNS = 5
+from components.training import Learner, batch_index
 
 
 class Stamps(Printing):
@@ -36,7 +33,7 @@ class Stamps(Printing):
     def log(self, metrics: Mapping[str, float], step: int, *, trial: str = "") -> None:
         if "loss" in metrics:
             with open(f"{self.scratch}/stamps.jsonl", "a") as lines:
-                lines.write(f"{json.dumps(time.process_time())}\n")
+                lines.write(f"{json.dumps(time.thread_time())}\n")
 
     def taken(self) -> np.ndarray:
         """Milliseconds from each update to the next."""
@@ -44,15 +41,15 @@ class Stamps(Printing):
         return 1e3 * np.diff(stamps)
 
 
-def by_hand(family: Family, rows: Rows) -> np.ndarray:
+def by_hand(family: Family, rows: Rows) -> Callable[[int], None]:
     """What a person would write: indices, a forward pass, a backward pass, a step."""
     torch.manual_seed(0)
     net = family.network()
     (optimizer,) = family.optimizers(net, family.phases()[0]).values()
     generator = torch.Generator().manual_seed(0)
     net.train()
-    stamps = []
-    for step in range(STEPS):
+
+    def run(step: int) -> None:
         index = torch.from_numpy(batch_index(len(rows), family.batch, 0, step))
         batch = {name: column[index] for name, column in rows.columns.items()}
         batch |= {"label": rows.label[index], "index": index, "row": torch.arange(len(index))}
@@ -60,42 +57,58 @@ def by_hand(family: Family, rows: Rows) -> np.ndarray:
         loss, _ = family.loss(net, family.augment(batch, generator), generator)
         loss.backward()
         optimizer.step()
-        stamps.append(time.process_time())
-    return 1e3 * np.diff(stamps)
+
+    return run
 
 
-def by_train(family: Family, table: Table, workers: int) -> np.ndarray:
-    context = Stamps(resources={"CPU": 4})
-    train.run(train.bind((family, table), {"workers": workers}), context)
-    return context.taken()
+def by_train(family: Family, rows: Rows) -> Callable[[int], None]:
+    """What a worker does for a step."""
+    learner = Learner.begin(family, rows)
+    log = Log(Printing(), family, 0)
+
+    def run(step: int) -> None:
+        log.update(step + 1, learner.update(step))
+
+    return run
 
 
-def measured(name: str, worker: bool) -> str:
-    family = replace(find(name).tiny(), steps=STEPS)
-    arguments = {"source": Furniture(), "representations": [family.representation()], "on": "here", "after": None}
-    table = preprocess.run(arguments, Printing())
+def timed(run: Callable[[int], None], step: int) -> float:
+    began = time.thread_time()
+    run(step)
+    return 1e3 * (time.thread_time() - began)
+
+
+def measured(name: str, steps: int, worker: bool) -> str:
+    family = replace(find(name).tiny(), steps=steps)
+    told = {"source": Furniture(), "representations": [family.representation()], "on": "here", "after": None}
+    table = preprocess.run(told, Printing())
     rows = table.open(family.representation(), "train")
-    kinds = {"by hand": lambda: by_hand(family.adapt(rows), rows), "train": lambda: by_train(family, table, 0)}
-    if worker:
-        kinds["one worker"] = lambda: by_train(family, table, 1)
-    taken: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
-    for turn in range(TURNS):
-        for kind in list(kinds)[:: 1 if turn % 2 else -1]:
-            taken[kind].append(kinds[kind]())
-    medians = {kind: float(np.median(np.concatenate(parts))) for kind, parts in taken.items()}
-    said = "   ".join(f"{kind} {ms:6.2f} ms ({medians['by hand'] / ms:.3f})" for kind, ms in medians.items())
-    return f"{name:<10} {said}"
+    kinds = {"by hand": by_hand(family.adapt(rows), rows), "train": by_train(family.adapt(rows), rows)}
+    taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for step in range(steps):
+        for kind in list(kinds)[:: 1 if step % 2 else -1]:
+            taken[kind].append(timed(kinds[kind], step))
+    ratio = np.median(np.array(taken["by hand"]) / np.array(taken["train"]))
+    said = "   ".join(f"{kind} {np.median(own):6.2f} ms" for kind, own in taken.items())
+    return f"{name:<10} {said}   ratio {ratio:.3f}" + (f"   {on_worker(family, table):6.2f} ms" if worker else "")
+
+
+def on_worker(family: Family, table: Table) -> float:
+    context = Stamps(resources={"CPU": 4})
+    train.run(train.bind((family, table), {"workers": 1}), context)
+    return float(np.median(context.taken()))
 
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--family", default="voxnet,pointnet")
+    words.add_argument("--steps", type=int, default=60, help="at most 200 [60]")
     words.add_argument("--worker", action="store_true", help="also on one worker of Ray Train")
     told = words.parse_args()
     torch.set_num_threads(1)
-    print(f"CPU ms of a step, median of {TURNS} x {STEPS}; in brackets the share of the hand-written loop's speed")
+    print(f"CPU ms of a step, median of {told.steps}; the ratio is the median over pairs, target 0.95\n")
     for name in told.family.split(","):
-        print(measured(name, told.worker), flush=True)
+        print(measured(name, told.steps, told.worker), flush=True)
 
 
 if __name__ == "__main__":
