@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from components.errors import UsageError, nearest
@@ -34,13 +34,13 @@ class History:
     held: dict[str, Manifest | None] = field(default_factory=dict)
 
     @cached_property
-    def keys(self) -> dict[tuple[str, str], list[tuple[str, int]]]:
-        """(step, title) -> its keys, the newest first, each with its place among its like."""
-        found: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    def keys(self) -> dict[tuple[str, str], dict[int, list[str]]]:
+        """(step, title) -> place among its like -> keys, the newest first."""
+        found: dict[tuple[str, str], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
         for _, record in islice(self.store.runs(), RUNS):
             for place, node in places(record["nodes"]):
-                found[node["step"], node["title"]].setdefault(node["key"], place)
-        return {like: list(own.items()) for like, own in found.items()}
+                found[node["step"], node["title"]][place].append(node["key"])
+        return found
 
     def manifest(self, key: str) -> Manifest | None:
         if key not in self.held:
@@ -55,9 +55,9 @@ class History:
 
         What its own run made is not earlier, nor what stands `beside` it in the plan.
         """
-        known = [pair for pair in self.keys.get((node["step"], node["title"]), []) if pair[0] not in beside]
-        known.sort(key=lambda pair: pair[1] != place)
-        made = (one for one in (self.manifest(key) for key, _ in known) if one)
+        there = self.keys.get((node["step"], node["title"]), {})
+        keys = chain(dict.fromkeys(there.get(place, [])), chain.from_iterable(there.values()))
+        made = (one for one in (self.manifest(key) for key in keys if key not in beside) if one)
         earlier = (one for one in made if not own or (one["when"] < own["when"] and one["run"] != own["run"]))
         near = list(islice(earlier, NEAR))
         return min(near, key=lambda one: _distance(one["ingredients"], node["ingredients"]), default=None)

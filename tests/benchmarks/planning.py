@@ -85,7 +85,7 @@ def measure(count: int, folder: Path) -> dict[str, float]:
         manifests = timed(found, "nothing made", lambda: statuses(nodes, store))
         timed(found, "forecast", lambda: forecast(nodes, manifests, store))
         finished(store, nodes)
-    timed(found, "plan read", lambda: remembered(request, store))
+    assert timed(found, "plan read", lambda: remembered(request, store)) == nodes
     timed(found, "all made", lambda: statuses(nodes, store))
     later = [other(node) for node in nodes]
     reasons = Reasons(store, later, {node["key"]: None for node in later})

@@ -3,11 +3,12 @@ Sources: what a listing's digest holds, how splits are dealt, and how a source i
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from components.errors import UsageError
-from components.source import Asset, Source, chance, find, names, split_by_hash
+from components.source import Asset, Source, chance, digest_of, find, names, split_by_hash
 from components.sources.folder import Folder
 from components.sources.furniture import Furniture
 
@@ -107,3 +108,11 @@ def test_a_source_that_is_not_there_is_refused(name, settings, words):
         find(name, settings)
 
     assert words in str(caught.value)
+
+
+def test_an_attribute_is_in_the_digest_and_a_place_is_not():
+    """A licence goes into the model's card, a scene's name into a graph: another one is another listing."""
+    one = Asset("a", "/here/a", "chair", "train", "d", {"scene": "1"})
+
+    assert digest_of([one]) == digest_of([replace(one, uri="/there/a")])
+    assert digest_of([one]) != digest_of([replace(one, attributes={"scene": "2"})])

@@ -19,7 +19,8 @@ from components.step import Step
 from components.steps.preprocess import preprocess
 from components.steps.train import train
 from components.table import Table
-from pipelines.engine.drawing import Graph, Node
+from pipelines.engine import drawing
+from pipelines.engine.drawing import Graph, Node, draw
 from pipelines.engine.keys import in_key, in_plan, modules_of
 from tests.pipelines.engine.toys import bounds, number, total
 
@@ -153,3 +154,51 @@ def test_a_field_that_is_marked_aside_is_in_no_key_and_in_the_plan():
     assert in_key(here) == in_key(there) == in_key(Table(file, (), (), file, {}))
     assert in_plan(here)["source"]["root"] == "/here"
     assert "components.sources.furniture" not in modules_of(here)
+
+
+class Wrapped(Listing):
+    """Opens what another source's code opens."""
+
+    def kinds(self) -> tuple[type, ...]:
+        return (type(self), Furniture)
+
+
+def test_the_code_that_a_source_says_it_opens_with_is_in_the_key():
+    assert modules_of(Wrapped()) - modules_of(Listing()) == {"components.sources.furniture"}
+
+
+def test_a_part_of_a_source_has_the_key_of_its_own_assets():
+    one, other = Listing().only(value="a"), Listing(ids="a c").only(value="a")
+
+    assert in_key(one)["digest"] == one.digest()
+    assert key(preprocess, one, [Points()]) == key(preprocess, other, [Points()])
+    assert key(preprocess, one, [Points()]) != key(preprocess, Listing().only(value="b"), [Points()])
+
+
+def test_a_source_is_listed_once_for_all_of_its_parts(monkeypatch):
+    """A branch for each of thousands of scenes would list thousands of times thousands."""
+    listed: list[str] = []
+    real = Listing.rows
+    monkeypatch.setattr(Listing, "rows", lambda self: listed.append(self.ids) or real(self))
+    source = Listing(ids=" ".join(f"scene-{n}" for n in range(50)))
+
+    def pipeline() -> None:
+        for scene in source.groups("id"):
+            preprocess(source.only(value=scene), [Points()])
+
+    found = draw(pipeline, {}, {})
+
+    assert len(found.nodes) == 50
+    assert len(listed) == 2  # for the groups, and for the keys
+    draw(pipeline, {}, {})
+    assert len(listed) == 4
+
+
+def test_two_steps_of_one_name_have_two_keys(monkeypatch):
+    """Of two modules that import each other the code is the same."""
+    monkeypatch.setattr(drawing, "ingredients", lambda modules, parameters, seed: {"code": {}, "seed": 0})
+    one, other = Step(number.function, (), ()), Step(number.function, (), ())
+    other.module = "tests.pipelines.engine.test_keys"
+    graph = Graph()
+
+    assert graph.add(one, {"value": 1}).key != graph.add(other, {"value": 1}).key
