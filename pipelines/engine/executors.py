@@ -3,7 +3,9 @@ Where steps run: each under a supervising Ray task, or in this process.
 """
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -118,6 +120,7 @@ def connect() -> None:
         if os.environ.get("RAY_ADDRESS")
         else {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
     )
+    ours = signal.getsignal(signal.SIGTERM)
     ray.init(
         log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
         logging_level="ERROR",
@@ -125,6 +128,8 @@ def connect() -> None:
         configure_logging=False,
         **own,
     )
+    if ours is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)  # Ray's own ends the process at once, with a dump and exit code 134
     print_once(own)
 
 
