@@ -84,8 +84,10 @@ _default_context: ContextVar[Context | None] = ContextVar("context", default=Non
 class Step:
     """A function of artifacts and parameters, with the names that its key leaves aside."""
 
-    def __init__(self, function: Callable[..., Any], outputs: tuple[str, ...], aside: tuple[str, ...]) -> None:
-        self.function, self.outputs, self.aside = function, outputs, aside
+    def __init__(
+        self, function: Callable[..., Any], outputs: tuple[str, ...], aside: tuple[str, ...], spreads: bool = False
+    ) -> None:
+        self.function, self.outputs, self.aside, self.spreads = function, outputs, aside, spreads
         self.name = function.__name__
         self.module = function.__module__
         self.signature = inspect.signature(function)
@@ -121,12 +123,21 @@ class Step:
 
 
 def step(
-    function: Callable[..., Any] | None = None, *, outputs: tuple[str, ...] = (), aside: tuple[str, ...] = ()
+    function: Callable[..., Any] | None = None,
+    *,
+    outputs: tuple[str, ...] = (),
+    aside: tuple[str, ...] = (),
+    spreads: bool = False,
 ) -> Any:
-    """Makes a step. `outputs` names several results; `aside` names what the result does not depend on."""
+    """
+    Makes a step.
+
+    `outputs` names several results; `aside` names what the result does not depend on. A step that `spreads` has its
+    work done by other processes; any other takes a CPU while it runs.
+    """
     if function is not None:
         return Step(function, (), ())
-    return lambda made: Step(made, outputs, aside)
+    return lambda made: Step(made, outputs, aside, spreads)
 
 
 class HandleError(UsageError):

@@ -27,7 +27,7 @@ GROUPS = 20  # parts of a split that the jackknife leaves out in turn
 SHOWN = 512  # rows of which figures are drawn
 
 
-@step(aside=("on",))
+@step(aside=("on",), spreads=True)
 def evaluate(
     checkpoint: Checkpoint,
     table: Table,

@@ -38,7 +38,7 @@ PARTS = 10  # of the validation split, from which its standard error is read
 LINES = 200  # updates that are logged
 
 
-@step(aside=("workers", "gpus"))
+@step(aside=("workers", "gpus"), spreads=True)
 def train(
     family: Family,
     table: Table | Streamed,

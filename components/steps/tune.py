@@ -80,7 +80,7 @@ class Plan:
     """steps, the last one being the family's own"""
 
 
-@step
+@step(spreads=True)
 def tune(
     family: Family, table: Table, *, trials: int = 8, search: Literal["halving", "optuna"] = "halving", context: Context
 ) -> Family:

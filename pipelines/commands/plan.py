@@ -41,7 +41,7 @@ def show_plan(request: Any, store: Any, as_json: bool) -> None:
 def _say(seen: Any) -> None:
     width = max((len(row["step"]) for row in seen.steps), default=0)
     for row in seen.steps:
-        takes = ", ".join(f"{n:g} {name}" for name, n in row["resources"].items() if n)
+        takes = ", ".join(f"{n:g} {name}" for name, n in row["resources"].items() if n and name != "own")
         cost = f"{_time(row['seconds']):>8} {_size(row['bytes']):>8}"
         line = f"  {row['action']:<5} {row['step']:<{width}}  {row['key'][:10]} {cost}  {takes:<14}  {row['why']}"
         click.echo(line.rstrip(), err=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.secrets import redacted
+from pipelines.engine.explain import code_changes
 from pipelines.engine.seeing import Run, Step
 from pipelines.engine.store import Store
 
@@ -63,11 +64,6 @@ def _sources(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 def _code(store: Store, one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     """The modules that differ; the functions in them where the store knows these."""
-    try:
-        from pipelines.engine.explain import code_changes  # type: ignore[import-not-found]
-    except ImportError:
-        words = {True: "changed", False: "only in one of them"}
-        return [f"{name} {words[None not in pair]}" for name, pair in _changed(one, other).items()]
     return list(code_changes(one, other, store))
 
 

@@ -68,7 +68,7 @@ class Graph:
                 ingredients=made_of,
                 modules=tuple(sorted(modules)),
                 seed=self.seed,
-                resources=resources_of(arguments),
+                resources=resources_of(arguments, step.spreads),
             )
         handles_out = tuple(Handle(step.name, key, name) for name in step.outputs or ("",))
         return handles_out if step.outputs else handles_out[0]
@@ -159,13 +159,14 @@ def title_of(step: Step, arguments: Mapping[str, Any], nodes: Mapping[str, Node]
     return f"{step.name} {arguments['method']}" if "method" in arguments else step.name
 
 
-def resources_of(arguments: Mapping[str, Any]) -> dict[str, float]:
-    """What the step's own workers will take, in Ray's words."""
+def resources_of(arguments: Mapping[str, Any], spreads: bool) -> dict[str, float]:
+    """What a step takes with its workers, in Ray's words; `own` is the part of its own process."""
     workers, gpus = arguments.get("workers", 0), arguments.get("gpus", 0)
     least = workers[0] if isinstance(workers, list | tuple) else workers
     if not isinstance(least, int):
         return {}
-    return {"CPU": float(least), "GPU": float((gpus or 0) * max(least, 1))}
+    own = float(not spreads or ("workers" in arguments and least == 0))
+    return {"CPU": own + least, "GPU": float((gpus or 0) * max(least, 1)), "own": own}
 
 
 def check_gates(arguments: Mapping[str, Any], scores: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 Where steps run: each under a supervising Ray task, or in this process.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -81,12 +82,13 @@ class OnRay:
         connect()
         self.ray = ray
         self.resources: Mapping[str, float] = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
-        # the supervisor waits and takes no CPU; the work inside asks for its own
-        self.task = ray.remote(num_cpus=0, max_retries=0)(work)
+        self.task = ray.remote(max_retries=0)(work)
         self.running: dict[Any, str] = {}
 
     def submit(self, node: Mapping[str, Any], run: str, address: str) -> None:
-        self.running[self.task.remote(dict(node), run, address, dict(self.resources))] = node["key"]
+        # a step whose work others do waits and takes no CPU; as many of the rest run at once as there are CPUs
+        task = self.task.options(num_cpus=node["resources"].get("own", 0.0))
+        self.running[task.remote(dict(node), run, address, dict(self.resources))] = node["key"]
 
     def ended(self, seconds: float) -> dict[str, dict[str, Any]]:
         done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=seconds)
@@ -115,17 +117,8 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    passed = ("RAYFIELD_", "MLFLOW_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", *(n for n in SETTINGS))
-    # Ray shows this to whoever asks. A Ray that is started here gives its workers the secrets of this process anyway,
-    # and the nodes of a cluster have their own
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(passed) and not is_secret(name) and redact(value) == value
-    }
-    # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".rayfield" / "numba"))
+    # it says at each start that a token is asked for: what a user can do about tokens is in our own errors
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # "local", or Ray would join whatever cluster was last started on this machine, by whomever
     own = {"address": "local", "num_cpus": local_cpus(), "include_dashboard": False}
     own = {} if os.environ.get("RAY_ADDRESS") else own
@@ -134,7 +127,7 @@ def connect() -> None:
         ray.init(
             log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
             logging_level="ERROR",
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": _variables()},
             configure_logging=False,
             **own,
         )
@@ -145,9 +138,28 @@ def connect() -> None:
         ) from None
     if ours is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, ours)  # Ray's own ends the process at once, with a dump and exit code 134
-    print_once(own)
+    _print_where(own)
 
 
-def print_once(own: Mapping[str, Any]) -> None:
+def _variables() -> dict[str, str]:
+    """
+    What the workers are told of this process's environment.
+
+    Ray shows it to whoever asks. A Ray that is started here gives its workers the secrets of this process anyway, and
+    the nodes of a cluster have their own.
+    """
+    passed = ("RAYFIELD_", "MLFLOW_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", *SETTINGS)
+    found = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(passed) and not is_secret(name) and redact(value) == value
+    }
+    # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    found.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".rayfield" / "numba"))
+    return found
+
+
+def _print_where(own: Mapping[str, Any]) -> None:
     where = "a local Ray was started" if own else f"joined Ray at {os.environ['RAY_ADDRESS']}"
     print(f"  {where}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Any
 
 from components.errors import UsageError, nearest
 from pipelines.engine.events import events
+from pipelines.engine.explain import Reasons
 from pipelines.engine.store import Store
 from pipelines.engine.submissions import Submission, settle
 
@@ -219,10 +220,6 @@ def history(store: Store, manifest: Mapping[str, Any] | None) -> dict[str, list[
 def whys(run: Run, store: Store) -> dict[str, str]:
     """Why each step ran, or did not."""
     found = {step.key: _why(step) for step in run.steps}
-    try:
-        from pipelines.engine.explain import Reasons  # type: ignore[import-not-found]
-    except ImportError:
-        return found
     made = {step.key: {**step.manifest, "needs": step.needs} for step in run.steps if step.manifest}
     reasons = Reasons(store, list(made.values()), made)
     for step in run.steps:
