@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib.util
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -58,12 +59,6 @@ def path_of(name: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
-
-
-@cache
-def _parsed(path: str, stamp: tuple[int, int]) -> Text:
-    inside = Path(path).is_relative_to(ROOT)
-    return _read(Path(path).read_bytes(), str(Path(path).relative_to(ROOT)) if inside else path)
 
 
 @cache
@@ -159,7 +154,7 @@ def module(name: str, path: Path | None = None) -> Module:
     path = path or path_of(name)
     if path is None:
         raise FileNotFoundError(f"no project module {name}")
-    text = _parsed(str(path), _stamp(path))
+    text = _read(path.read_bytes(), str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
     near = {f"{name.rpartition('.')[0]}.{file.removesuffix('.py')}" for file in text.beside if file.count(".") == 1}
     folders = {".".join(word.split(".")[:n]) for word in {name, *text.names} for n in range(1, word.count(".") + 1)}
     own = {word for word in text.names | near | folders if path_of(word)}
@@ -256,9 +251,10 @@ def _unpackaged(name: str) -> str:
     return _digest("".join(_file_digest(str(file), _stamp(file)) for file in files))
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Size and time; a file of this very second may change again without another time, so its stamp holds once."""
+    stat, now = path.stat(), time.time_ns()
+    return stat.st_size, stat.st_mtime_ns, now if now - stat.st_mtime_ns < 2e9 else 0
 
 
 def data_path(name: str) -> Path:
@@ -274,7 +270,7 @@ def data_digest(name: str) -> str:
 
 
 @cache
-def _file_digest(path: str, stamp: tuple[int, int]) -> str:
+def _file_digest(path: str, stamp: tuple[int, int, int]) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
