@@ -85,7 +85,7 @@ class Run:
 
 def open_run(store: Store, name: str) -> Run:
     """A run by its whole name."""
-    record = store.load(f"runs/{name}/run.json")
+    record = _settled(store, name, store.load(f"runs/{name}/run.json"))
     state = state_of(store, name, record)
     steps = {node["key"]: _step(node) for node in record["nodes"]}
     for line in _ledger(store, name):
@@ -128,8 +128,19 @@ def state_of(store: Store, name: str, record: Mapping[str, Any]) -> str:
     if record.get("ended") is not None:
         return STATES.get(record["code"], "failed")
     held = store._last_lease(f"run-{name}")
+    if held is None and "owner" not in record:
+        return "running"  # handed to a cluster, where its driver has not begun
     lease = held[1] if held else {**record["owner"], "until": record["started"] + 7 * 86400}
     return "interrupted" if _free(lease) else "running"
+
+
+def _settled(store: Store, name: str, record: dict[str, Any]) -> dict[str, Any]:
+    """The record, brought up to date by the cluster that the run was handed to, if it was."""
+    try:
+        from pipelines.engine.submissions import settle  # type: ignore[import-not-found]
+    except ImportError:
+        return record
+    return settle(store, name, record) if record.get("ended") is None else record
 
 
 def find(store: Store, name: str = "last") -> str:
@@ -220,6 +231,8 @@ def whys(run: Run, store: Store) -> dict[str, str]:
     for step in run.steps:
         if step.status == "done" and step.key in made:
             phrases = reasons.all(made[step.key])
+            if phrases == ["new"]:
+                continue
             more = f"; and {len(phrases) - PHRASES} more" if len(phrases) > PHRASES else ""
             found[step.key] = "; ".join(phrases[:PHRASES]) + more + _again(step)
     return found
