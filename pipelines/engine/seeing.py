@@ -225,6 +225,8 @@ def whys(run: Run, store: Store) -> dict[str, str]:
     for step in run.steps:
         if step.status == "done" and step.key in made:
             phrases = reasons.all(made[step.key])
+            if phrases == ["new"]:
+                continue
             more = f"; and {len(phrases) - PHRASES} more" if len(phrases) > PHRASES else ""
             found[step.key] = "; ".join(phrases[:PHRASES]) + more + _again(step)
     return found
