@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 from components import places
 from components.errors import RayfieldError
 from components.places import Entry
-from pipelines.engine.store import COLLECTOR, Lease, Store, is_alive
+from pipelines.engine.store import COLLECTOR, Lease, Store
+from pipelines.engine.submissions import Submission
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ UNSENT = 30 * DAY
 RENEW = 15.0
 THREADS = 16  # a bucket answers each in milliseconds, and many at once
 DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
-FOLDERS = ("runs", "keys", "objects", "scratch", "plans", "leases", "damaged", "probe")
+FOLDERS = ("runs", "keys", "objects", "scratch", "plans", "code", "leases", "damaged", "probe")
 """what is looked through, in the order of removal: a manifest goes before its objects"""
 
 
@@ -66,18 +67,17 @@ class Keeping:
     """of each pipeline"""
     days: float | None = None
 
-    def runs(self, records: Mapping[str, Mapping[str, Any]], now: float) -> set[str]:
-        """The names of the kept among them."""
+    def runs(self, records: Mapping[str, Mapping[str, Any]], unsent: set[str], now: float) -> set[str]:
+        """The names of the kept among them; `unsent` are those that MLflow has not taken whole."""
         by_pipeline: dict[str, list[str]] = defaultdict(list)
         for name in sorted(records, reverse=True):
             by_pipeline[records[name]["pipeline"]].append(name)
         newest = {name for names in by_pipeline.values() for name in names[: self.last]}
-        return {name for name, record in records.items() if self._keeps(name in newest, dict(record), now)}
+        return {name for name, record in records.items() if self._keeps(name in newest, name in unsent, record, now)}
 
-    def _keeps(self, newest: bool, record: dict[str, Any], now: float) -> bool:
+    def _keeps(self, newest: bool, unsent: bool, record: Mapping[str, Any], now: float) -> bool:
         age = now - record["started"]
-        wanted = newest and (self.days is None or age < self.days * DAY)
-        return wanted or is_alive(record) or (not record.get("tracked") and age < UNSENT)
+        return (newest and (self.days is None or age < self.days * DAY)) or (unsent and age < UNSENT)
 
 
 @dataclass
@@ -105,9 +105,17 @@ class Survey:
         self._look_at_keys()
 
     def _look_at_runs(self) -> None:
+        unsent = set(self.store.names("open"))
         records = dict(self.store.runs())
-        self.alive = any(is_alive(record) for record in records.values())
-        self.kept_runs = self.keeping.runs(records, self.now)
+        going = {name for name, record in records.items() if self._goes_on(name, record)}
+        self.alive = bool(going)
+        self.kept_runs = going | self.keeping.runs(records, unsent, self.now)
+
+    def _goes_on(self, run: str, record: Mapping[str, Any]) -> bool:
+        """Whether a driver has a run, or a cluster is to begin it."""
+        if record.get("ended") is not None:
+            return False
+        return self.store.held(f"run-{run}") or Submission.of(self.store, run) is not None
 
     def _look_at_keys(self) -> None:
         of_runs = [f"runs/{e.name}" for e in self.files["runs"] if _first(e) in self.kept_runs]
@@ -161,6 +169,10 @@ class Survey:
 
     def _plans(self, entry: Entry) -> bool:
         return self._is_old(entry) and not _digests(self._texts([f"plans/{entry.name}"])) & self.kept_keys
+
+    def _code(self, entry: Entry) -> bool:
+        """What a module defined: `explain` reads it by the digests that stand in manifests."""
+        return self._is_old(entry) and entry.name.removesuffix(".json") not in self.named
 
     def _leases(self, entry: Entry) -> bool:
         """Old ones; the newest of a name stays while it is held."""

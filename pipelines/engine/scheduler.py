@@ -328,7 +328,7 @@ class Scheduler:
             return
         self.renewed = self.now()
         for key, work in list(self.held.items()):
-            if self.store.read(f"leases/{work.lease.name}.{work.lease.epoch + 1}") is None:
+            if work.lease.lasts():
                 work.lease.renew()
             else:
                 self.say(f"{work.tick.schedule}: another scheduler has taken {work.tick.name} over")

@@ -174,7 +174,7 @@ class Store:
         if places.creates_once(self.address):
             return
         for name, other in self.runs():
-            if name != run and is_alive(other):
+            if name != run and other.get("ended") is None and self.held(f"run-{name}"):
                 self.delete(f"runs/{run}/run.json")
                 raise StoreError(
                     f"The store {self.address} cannot refuse to create what exists, so one run at a time may use it, "
@@ -246,11 +246,6 @@ def _free(lease: dict[str, Any]) -> bool:
     if here:
         return _start(lease["pid"]) != lease["start"]
     return time.time() > lease["until"]
-
-
-def is_alive(record: dict[str, Any]) -> bool:
-    """Whether a run's driver is still at it; one of another host is believed for a week."""
-    return record.get("ended") is None and not _free({**record["owner"], "until": record["started"] + 7 * 86400})
 
 
 TRIES = 5

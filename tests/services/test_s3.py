@@ -13,7 +13,7 @@ from components import places
 from components.files import keep
 from components.plain import encode
 from pipelines.engine.gc import Keeping, collect
-from pipelines.engine.store import Store, owner
+from pipelines.engine.store import Store
 from tests.services.servers import Seaweed
 
 pytestmark = pytest.mark.services
@@ -130,7 +130,7 @@ def test_a_bucket_is_collected(bucket):
     store = Store(bucket)
     for run, names in (("1", "ab"), ("2", "bc")):
         nodes = [{"key": name * 32} for name in names]
-        record = {"pipeline": "toy", "nodes": nodes, "started": time.time(), "owner": owner(), "tracked": True}
+        record = {"pipeline": "toy", "nodes": nodes, "started": time.time()}
         store.begin(run, {**record, "ended": 1.0})
         for name in names:
             store.commit(name * 32, {"result": encode(keep(name, name.encode()))})

@@ -22,7 +22,8 @@ from components.plain import encode
 from pipelines.cli import main
 from pipelines.engine import gc as gc_module
 from pipelines.engine.gc import DAY, Busy, Keeping, Survey, collect, sweep
-from pipelines.engine.store import COLLECTOR, Store, owner
+from pipelines.engine.left import mark
+from pipelines.engine.store import COLLECTOR, Store
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def key(name: object) -> str:
 
 def record(keys: list[str], *, pipeline: str = "toy", ended: float | None = 1.0, **more: Any) -> dict[str, Any]:
     nodes = [{"key": one, "title": one, "step": "toy"} for one in keys]
-    common = {"pipeline": pipeline, "nodes": nodes, "started": time.time(), "owner": owner(), "tracked": True}
+    common = {"pipeline": pipeline, "nodes": nodes, "started": time.time()}
     return {**common, **({"ended": ended} if ended else {}), **more}
 
 
@@ -112,6 +113,7 @@ def test_two_never_collect_at_once(store):
 
 
 def test_a_running_pipeline_is_kept_whatever_is_asked(store):
+    store.lease("run-1")
     make(store, "1", "a", ended=None)
     make(store, "2", "b")
     collect(store, Keeping(days=0))
@@ -136,6 +138,7 @@ def test_what_a_running_step_may_recall_is_kept(store):
     make(store, "1", "a")
     part = {"part_of": key("a"), "result": encode(keep("p.txt", b"part"))}
     store.commit(key("p"), part)
+    store.lease("run-2")
     make(store, "2", "b", ended=None)
     grow_old(store, 2 * DAY)
     collect(store, Keeping(last=1))
@@ -161,12 +164,13 @@ def test_a_runs_figures_stay_as_long_as_the_run(store):
 
 
 def test_what_mlflow_has_not_taken_is_kept_for_a_month(store):
-    make(store, "1", "a", tracked=False)
+    make(store, "1", "a")
+    mark(store, "1")
     make(store, "2", "b")
     collect(store, Keeping(last=1))
     assert has(store, "a")
 
-    make(store, "1", "a", tracked=False, started=time.time() - 31 * DAY)
+    make(store, "1", "a", started=time.time() - 31 * DAY)
     collect(store, Keeping(last=1))
     assert not has(store, "a")
 
@@ -290,6 +294,7 @@ class Interleaved(RuleBasedStateMachine):
         os.environ["RAYFIELD_STORE"] = self.store.address
         self.count = 0
         self.alive: dict[str, set[int]] = {}
+        self.leases: dict[str, Any] = {}
         self.all: dict[str, set[int]] = {}
         self.flight: dict[str, dict[int, float]] = defaultdict(dict)
         """run -> content -> hours since it was kept; minus infinity for what was recalled"""
@@ -308,6 +313,7 @@ class Interleaved(RuleBasedStateMachine):
     def begin(self, keys: set[int]) -> None:
         self.count += 1
         run = f"{self.count:04d}"
+        self.leases[run] = self.store.lease(f"run-{run}")
         self.store.begin(run, record([key(k) for k in keys], ended=None))
         self.alive[run] = self.all[run] = keys
         self.found = {k: made for k, made in self.found.items() if self.store.manifest(key(k)) is not None}
@@ -349,8 +355,9 @@ class Interleaved(RuleBasedStateMachine):
     def stop(self, which: int, how: str) -> None:
         run = self.living(which)
         keys = self.alive.pop(run)
-        dead = {"owner": {**owner(), "start": "1"}, "ended": None} if how == "dies" else {}
-        self.store.write(f"runs/{run}/run.json", json.dumps(record([key(k) for k in keys], **dead)).encode())
+        ended = None if how == "dies" else 1.0
+        self.store.write(f"runs/{run}/run.json", json.dumps(record([key(k) for k in keys], ended=ended)).encode())
+        self.leases.pop(run).release()  # as good as dead: the lease of a process that is gone is free
         self.flight.pop(run, None)
 
     def pass_time(self, hours: float) -> None:

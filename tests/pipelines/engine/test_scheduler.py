@@ -490,7 +490,7 @@ def test_what_was_taken_over_during_a_long_sleep_is_let_go(world):
     world.seconds = 7200
     loop = world.scheduler()
     world.until("2026-11-20T01:30", loop)
-    world.store.write("leases/tick-toy-20261120T010000Z.1", json.dumps({**owner(), "until": 0}).encode())
+    world.store.write("leases/tick-toy-20261120T010000Z/1", json.dumps({**owner(), "until": 0}).encode())
     world.time += 60
     loop._renew()
 

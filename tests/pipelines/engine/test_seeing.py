@@ -12,7 +12,7 @@ import pytest
 from components.errors import UsageError
 from pipelines.engine import runner as runner_module
 from pipelines.engine.seeing import duration, find, find_step, history, open_run, said, state_of, tree
-from pipelines.engine.store import Store, owner
+from pipelines.engine.store import Store
 from tests.pipelines.engine.recorded import change, recorded
 from tests.pipelines.engine.toys import broken, drawn, flaky, number, talk, total
 
@@ -58,8 +58,9 @@ def test_a_runs_state_is_its_exit_code_in_words(store, code, state):
 def test_a_run_without_an_end_goes_on_while_its_driver_lives(store):
     recorded(store, lambda: number(1))
     change(store, RUN, "ended", "code")
+    lease = store.lease(f"run-{RUN}")
     living = state_of(store, RUN, store.load(f"runs/{RUN}/run.json"))
-    change(store, RUN, owner={**owner(), "start": "another"})
+    lease.release()
 
     assert living == "running"
     assert open_run(store, RUN).state == "interrupted"

@@ -268,21 +268,22 @@ def test_a_run_waits_for_the_gc_that_may_not_have_seen_it(store, monkeypatch):
         collecting.release()
 
     monkeypatch.setattr(store_module.time, "sleep", wait)
-    store.begin("r", {"pipeline": "toy", "owner": owner(), "started": time.time()})
+    store.begin("r", {"pipeline": "toy", "started": time.time()})
 
     assert len(waits) == 1
 
 
 def test_where_nothing_can_be_created_once_a_second_run_is_refused(store, monkeypatch):
     monkeypatch.setattr(places, "creates_once", lambda _: False)
-    record = {"pipeline": "toy", "owner": owner(), "started": time.time()}
+    record = {"pipeline": "toy", "started": time.time()}
+    lease = store.lease("run-first")
     store.begin("first", record)
 
     with pytest.raises(StoreError, match="one run at a time may use it, and first does. Wait"):
         store.begin("second", record)
 
-    store.write("runs/first/run.json", json.dumps({**record, "ended": 1.0}).encode())
-    store.begin("third", {**record, "ended": 1.0})
+    lease.release()
+    store.begin("third", record)
 
 
 def test_a_store_that_creates_twice_is_found_out(monkeypatch):
