@@ -3,16 +3,20 @@ Work that takes its time, so that a test can come in between: Ray's workers impo
 """
 
 import time
-from typing import Any
+from dataclasses import fields, replace
 
 from torch import Tensor
 
+from components.artifacts import Checkpoint
 from components.families.voxnet import VoxNet
 from components.family import Batch, State
 from components.mesh import Mesh
 from components.source import Asset
 from components.sources.folder import Folder
+from components.step import Context, step
 from components.steps import train
+from components.steps.preprocess import preprocess
+from components.table import Table
 from tests.meshes import small_voxnet
 
 train.SAVE = 0.5  # a checkpoint every half second: in every process that this is imported in
@@ -40,7 +44,22 @@ class Unhurried(Folder):
         return super().open(asset)
 
 
-def patient(rest: float, **more: Any) -> Patient:
+def steady(steps: int) -> VoxNet:
     """Without dropout, which each worker would draw for itself."""
-    own = small_voxnet(dropout=0.0, **more)
-    return Patient(**{name: getattr(own, name) for name in vars(own)}, rest=rest)
+    return small_voxnet(dropout=0.0, steps=steps)
+
+
+@step
+def unhurried(root: str, *, each: float, context: Context) -> Table:
+    """`preprocess` on Ray Data, of shapes that take a moment."""
+    source = Unhurried(root=root, rest=each)
+    return preprocess.run(preprocess.bind((source, [small_voxnet().representation()]), {"on": "ray"}), context)
+
+
+@step(aside=("workers",))
+def patient(table: Table, *, rest: float, steps: int, workers: int, context: Context) -> Checkpoint:
+    """`train` of a family that rests; what it makes is that of one that does not."""
+    own = steady(steps)
+    family = Patient(**{one.name: getattr(own, one.name) for one in fields(own)}, rest=rest)
+    made = train.train.run(train.train.bind((family, table), {"workers": workers}), context)
+    return replace(made, family=own)

@@ -19,11 +19,12 @@ from torch.testing import assert_close
 
 from components import files
 from components.plain import decode
+from components.sources.folder import Folder
 from components.steps.preprocess import preprocess
 from components.steps.train import train
 from pipelines.engine.store import Store
 from tests.meshes import small_voxnet, write_shapes
-from tests.patient import Unhurried, patient
+from tests.patient import steady
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdef" * 3
@@ -43,16 +44,13 @@ def toy(value: int = 1, kind: str = "none"):
 '''
 LONG = '''
 from pipelines.engine.pipeline import pipeline
-from components.steps.preprocess import preprocess
-from components.steps.train import train
-from tests.patient import Unhurried, patient
+from tests.patient import patient, unhurried
 
 
 @pipeline
 def long(root: str, each: float = 0.0, rest: float = 0.0, steps: int = 6, workers: int = 1):
     """A table and a training that take their time."""
-    family = patient(rest, steps=steps)
-    train(family, preprocess(Unhurried(root=root, rest=each), [family.representation()], on="ray"), workers=workers)
+    patient(unhurried(root, each=each), rest=rest, steps=steps, workers=workers)
 '''
 
 
@@ -230,7 +228,7 @@ def test_a_second_submit_attaches_and_stop_ends_what_then_continues(terminal):
     _, second, said = terminal.submit(*words, "--no-wait")
     assert first["id"] == second["id"]
     assert "attached to" in said
-    until(lambda: "preprocess" in terminal.statuses(first["run"]))
+    until(lambda: "unhurried" in terminal.statuses(first["run"]))
 
     code, _, said = terminal.rayfield("stop", first["run"])
     assert code == 0 and "stopped" in said
@@ -238,7 +236,7 @@ def test_a_second_submit_attaches_and_stop_ends_what_then_continues(terminal):
 
     _, third, _ = terminal.submit(*words, "--no-wait")
     assert third["id"] != first["id"]
-    until(lambda: terminal.statuses(third["run"]).get("preprocess") == "cached")
+    until(lambda: terminal.statuses(third["run"]).get("unhurried") == "cached")
     assert "stopped" in terminal.rayfield("stop", third["run"])[2]
 
 
@@ -260,30 +258,32 @@ def test_a_table_survives_its_workers_and_its_node(terminal):
     until(lambda: len(terminal.store.names("keys")) >= 2, driver)
     assert driver.poll() is None
     terminal.cluster.order("kill")
+    assert not ended(terminal, "unhurried")
     terminal.cluster.order("add")
 
     assert driver.wait(240) == 0, driver.communicate()[1]
-    table = made(terminal, "preprocess")
-    here = preprocess(Unhurried(root=str(root)), [small_voxnet().representation()], on="here")
+    table = made(terminal, "unhurried")
+    here = preprocess(Folder(root=str(root)), [small_voxnet().representation()], on="here")
     assert here.sets == table.sets
     assert here.assets == table.assets
 
 
 def test_a_training_survives_a_worker_and_its_node(terminal):
     root = write_shapes(terminal.folder / "shapes", each=4)
-    words = ["--root", str(root), "--rest", "0.5", "--steps", "24", "--workers", "2"]
+    words = ["--root", str(root), "--rest", "0.5", "--steps", "60", "--workers", "2"]
     driver = terminal.start("run", "long.py", *words, RAY_ADDRESS=terminal.cluster.said["gcs"])
     before = until(lambda: terminal.cluster.busy("RayTrainWorker") and saved(terminal), driver)
     terminal.cluster.busy("RayTrainWorker")[0].kill()
     until(lambda: saved(terminal) > before and terminal.cluster.busy("RayTrainWorker"), driver)
     assert driver.poll() is None
     terminal.cluster.order("kill")
+    assert saved(terminal) < 50
     terminal.cluster.order("add")
 
     assert driver.wait(240) == 0, driver.communicate()[1]
-    checkpoint = made(terminal, "train patient")
+    checkpoint = made(terminal, "patient")
     files.use(terminal.store.address)
-    here = train(patient(0.0, steps=24), made(terminal, "preprocess"), workers=0)
+    here = train(steady(60), made(terminal, "unhurried"), workers=0)
     assert_close(load_tensors(checkpoint.weights.read()), load_tensors(here.weights.read()), rtol=1e-4, atol=1e-5)
 
 
@@ -291,6 +291,11 @@ def saved(terminal: Terminal) -> int:
     """The update of the last checkpoint."""
     logs = [path.stem for path in Path(terminal.store.address).glob("scratch/*/log-*.json")]
     return max((int(stem.removeprefix("log-")) for stem in logs), default=0)
+
+
+def ended(terminal: Terminal, title: str) -> bool:
+    """Whether a step of the only run is over."""
+    return title in terminal.statuses(next(iter(terminal.store.runs()))[0])
 
 
 def made(terminal: Terminal, title: str) -> Any:
