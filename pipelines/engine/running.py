@@ -14,7 +14,7 @@ from components.crash import point
 from components.errors import UsageError
 from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
-from pipelines.engine.left import INTERRUPTED, end, hold, mark
+from pipelines.engine.left import INTERRUPTED, end, hold, mark, tried
 from pipelines.engine.pipeline import sketch
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.runner import Outcome, Runner
@@ -70,7 +70,9 @@ def _finish(store: Store, run: str, code: int, tracker: Tracker) -> str:
     point("run: over, its end not recorded")
     end(store, run, code)
     point("run: its end recorded, not sent")
-    return tracker.finish()
+    problem = tracker.finish()
+    tried(store, run)
+    return problem
 
 
 def _interrupt(*_: object) -> None:
