@@ -38,10 +38,10 @@ def left(store: Store, *, own: str = "", dead: bool = False) -> Iterator[str]:
     """
     The open runs that nobody works on, `own` apart; each is held by this process while it has its turn.
 
-    `dead` leaves out those that ended and wait for MLflow alone.
+    `dead` leaves out those whose drivers lived to the end, and wait for MLflow alone.
     """
     for run in store.names("open"):
-        if run == own or (dead and ended(store, run)):
+        if run == own or (dead and (_record(store, run) or {}).get("tried")):
             continue
         lease = hold(store, run)
         if lease is not None:
@@ -53,12 +53,27 @@ def left(store: Store, *, own: str = "", dead: bool = False) -> Iterator[str]:
 
 def ended(store: Store, run: str) -> bool:
     """Whether a run's driver wrote how it ended."""
-    return (store.load(f"runs/{run}/run.json") or {}).get("ended") is not None
+    return (_record(store, run) or {}).get("ended") is not None
+
+
+def tried(store: Store, run: str) -> None:
+    """Says that a run's driver lived until it had tried to send all of it."""
+    _write(store, run, {**(_record(store, run) or {}), "tried": True})
+    point("run: sent, its lease still held")
 
 
 def end(store: Store, run: str, code: int = INTERRUPTED, **more: Any) -> bool:
     """Writes how a run ended, if that is not known. False if its driver died before there was a record."""
-    record = store.load(f"runs/{run}/run.json")
+    record = _record(store, run)
     if record is not None and record.get("ended") is None:
-        store.write(f"runs/{run}/run.json", json.dumps({**record, "ended": time.time(), "code": code, **more}).encode())
+        _write(store, run, {**record, "ended": time.time(), "code": code, **more})
     return record is not None
+
+
+def _record(store: Store, run: str) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = store.load(f"runs/{run}/run.json")
+    return found
+
+
+def _write(store: Store, run: str, record: dict[str, Any]) -> None:
+    store.write(f"runs/{run}/run.json", json.dumps(record).encode())

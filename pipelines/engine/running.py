@@ -13,7 +13,7 @@ from components.crash import point
 from components.errors import UsageError
 from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
-from pipelines.engine.left import INTERRUPTED, end, hold, mark
+from pipelines.engine.left import INTERRUPTED, end, hold, mark, tried
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.records import begun, counts, new_name
 from pipelines.engine.runner import Outcome, Runner
@@ -72,7 +72,9 @@ def _finish(store: Store, run: str, code: int, outcome: Outcome, tracker: Tracke
     end(store, run, code, counts=counts(outcome.status))
     point("run: its end recorded, not sent")
     _report(store, run)
-    return tracker.finish()
+    problem = tracker.finish()
+    tried(store, run)
+    return problem
 
 
 def _report(store: Store, run: str) -> None:

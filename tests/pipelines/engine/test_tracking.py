@@ -13,7 +13,7 @@ import pytest
 from components.steps.registry import client
 from pipelines.engine import tracking
 from pipelines.engine.executors import Here
-from pipelines.engine.left import hold, left, mark
+from pipelines.engine.left import hold, left, mark, tried
 from pipelines.engine.report import write_report
 from pipelines.engine.runner import Runner
 from pipelines.engine.store import Store, owner
@@ -179,11 +179,13 @@ def test_a_run_that_was_sent_is_not_looked_at_again(store, monkeypatch):
 
 def test_a_quick_look_for_the_dead_leaves_out_what_waits_for_mlflow(store):
     recorded(store, "ended", talking)
+    tried(store, "ended")
     recorded(store, "dead", talking, ended=False)
+    recorded(store, "dead before it sent", talking)
 
-    assert list(left(store, dead=True)) == ["dead"]
-    assert list(left(store)) == ["dead", "ended"]
-    assert list(left(store, own="dead")) == ["ended"]
+    assert list(left(store, dead=True)) == ["dead", "dead before it sent"]
+    assert list(left(store)) == ["dead", "dead before it sent", "ended"]
+    assert list(left(store, own="dead")) == ["dead before it sent", "ended"]
 
 
 def test_an_mlflow_run_that_was_made_and_not_written_down_is_found_and_not_made_twice(store, found, request):
