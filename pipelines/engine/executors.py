@@ -3,7 +3,9 @@ Where steps run: each under a supervising Ray task, or in this process.
 """
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -121,6 +123,7 @@ def connect() -> None:
     # "local", or Ray would join whatever cluster was last started on this machine, by whomever
     own = {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
     own = {} if os.environ.get("RAY_ADDRESS") else own
+    ended_by = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
@@ -134,6 +137,8 @@ def connect() -> None:
             f"No Ray that takes this token answers at RAY_ADDRESS, {os.environ.get('RAY_ADDRESS')}. Start it, name its "
             "token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or unset RAY_ADDRESS to run here."
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ended_by)  # Ray has set its own, which ends a driver with no word
     print_once(own)
 
 
