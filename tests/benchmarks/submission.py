@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.step import step
+
 ROOT = Path(__file__).resolve().parents[2]
 BARE = """
 import time, ray
@@ -23,23 +25,23 @@ ray.init(logging_level="ERROR", log_to_driver=False)
 ray.get(ray.remote(num_cpus=0)(lambda: open({mark!r}, "w").write(str(time.time()))).remote())
 """
 PIPELINE = """
-import time
-from components.step import step
 from pipelines.engine.pipeline import pipeline
-
-
-@step
-def first(*, mark: str = "", turn: int = 0) -> float:
-    now = time.time()
-    open(mark, "w").write(str(now))
-    return now
+from tests.benchmarks.submission import first
 
 
 @pipeline
-def submission(mark: str, turn: int = 0):
-    \"\"\"One step.\"\"\"
+def submission(mark: str = "", turn: int = 0):
+    'One step.'
     first(mark=mark, turn=turn)
 """
+
+
+@step
+def first(*, mark: str, turn: int) -> float:
+    """Says when it began."""
+    now = time.time()
+    Path(mark).write_text(str(now))
+    return now
 
 
 def cluster() -> tuple[subprocess.Popen[str], str]:
