@@ -76,7 +76,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.write("runs/dead/run.json", json.dumps(dead).encode())
     api = Case(folder, [], None).mlflow
     api.create_registered_model("whole")
-    tags = {"rayfield.key": "earlier", "rayfield.test": "other assets", "rayfield.scores": "{}"}
+    tags = {"rayfield.key": "earlier", "rayfield.goal": "loss min", "rayfield.scores": "{}"}
     api.create_model_version("whole", "file:///nowhere", tags=tags)
     api.set_registered_model_alias("whole", "champion", "1")
     write_shapes(folder / "shapes", each=4)
