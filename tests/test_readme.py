@@ -44,3 +44,13 @@ def test_every_command_that_the_readme_names_exists():
 def test_every_file_that_the_readme_links_to_is_there():
     for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_every_test_that_shows_what_the_engine_promises_is_there():
+    """CONTRIBUTING names files below tests/, tests/components or tests/pipelines, several of one folder after it."""
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("## What the engine promises")[2].partition("\n## ")[0]
+    named = re.findall(r"(?:[a-z]+/)?test_[a-z_0-9]+\.py", table)
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
+
+    assert len(named) > 30
+    assert [name for name in named if not any(path.endswith(f"/{name}") for path in there)] == []

@@ -28,6 +28,7 @@ from tests.patient import steady
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdef" * 3
+pytestmark = pytest.mark.services
 TOY = '''
 import time
 from components.step import step
