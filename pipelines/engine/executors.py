@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -40,6 +41,10 @@ SETTINGS = {
     "PYTHONWARNINGS": "ignore",
     "OMP_WAIT_POLICY": "passive",  # idle threads of torch would spin on the cores that the kernels use
 }
+
+
+LOOK = 5.0
+"""seconds between two looks at whether Ray itself still lives"""
 
 
 class Executor(Protocol):
@@ -79,11 +84,17 @@ class OnRay:
     def __init__(self) -> None:
         import ray
 
-        connect()
         self.ray = ray
-        self.resources: Mapping[str, float] = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
-        self.task = ray.remote(max_retries=0)(work)
         self.running: dict[Any, str] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        connect()
+        cluster = self.ray.cluster_resources()
+        self.resources: Mapping[str, float] = {k: v for k, v in cluster.items() if k in ("CPU", "GPU")}
+        self.task = self.ray.remote(max_retries=0)(work)
+        self.node = self.ray.get_runtime_context().get_node_id()
+        self.looked = time.monotonic()
 
     def submit(self, node: Mapping[str, Any], run: str, address: str) -> None:
         # a step whose work others do waits and takes no CPU; as many of the rest run at once as there are CPUs
@@ -92,7 +103,23 @@ class OnRay:
 
     def ended(self, seconds: float) -> dict[str, dict[str, Any]]:
         done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=seconds)
+        if not done and time.monotonic() - self.looked > LOOK:
+            self.looked = time.monotonic()
+            if self._is_gone():
+                return self._begin_anew()
         return {self.running.pop(reference): self._outcome(reference) for reference in done}
+
+    def _is_gone(self) -> bool:
+        """Whether this process's own raylet has died: Ray would wait for it for ever."""
+        return not any(node["NodeID"] == self.node and node["Alive"] for node in self.ray.nodes())
+
+    def _begin_anew(self) -> dict[str, dict[str, Any]]:
+        """Leaves the Ray that is gone for another; what ran there was taken away."""
+        self.ray.shutdown()
+        lost, self.running = list(self.running.values()), {}
+        self._begin()
+        words = "Ray's own process on this machine died"
+        return {key: {"ok": False, "error": words, "kind": "preempted", "code": 1, "traceback": ""} for key in lost}
 
     def _outcome(self, reference: Any) -> dict[str, Any]:
         try:
