@@ -67,19 +67,16 @@ def server() -> Any:
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the open record of a driver that died, and a migrated database with an earlier champion."""
+def template(tmp_path_factory: pytest.TempPathFactory, server: Any) -> Path:
+    """A store with the open record of a driver that died, and a database where a model of fewer updates is champion."""
     folder = tmp_path_factory.mktemp("template")
+    words = ["run", str(WHOLE), "--root", str(write_shapes(folder / "shapes", each=4)), "--set", "pointnet.steps=4"]
+    earlier = Case(folder, words, server)
+    assert earlier.drive() == 0, earlier.output()
+    shutil.rmtree(folder / "store")
     dead = {"pipeline": "whole", "title": "dead", "parameters": {}, "nodes": [], "commit": "", "started": time.time()}
-    store = Store(str(folder / "store"))
-    store.write("open/dead", b"dead")
-    store.write("runs/dead/run.json", json.dumps(dead).encode())
-    api = Case(folder, [], None).mlflow
-    api.create_registered_model("whole")
-    tags = {"rayfield.key": "earlier", "rayfield.goal": "loss min", "rayfield.scores": "{}"}
-    api.create_model_version("whole", "file:///nowhere", tags=tags)
-    api.set_registered_model_alias("whole", "champion", "1")
-    write_shapes(folder / "shapes", each=4)
+    earlier.store.write("open/dead", b"dead")
+    earlier.store.write("runs/dead/run.json", json.dumps(dead).encode())
     return folder
 
 

@@ -65,6 +65,11 @@ def result(store: Store, node: dict[str, Any]) -> Any:
     return store.manifest(node["key"])["result"]
 
 
+def ends(store: Store) -> list[dict[str, Any]]:
+    """The lines of a run's ledger that say how an attempt ended."""
+    return [line for line in ledger_lines(store, "run") if line["status"] != "running"]
+
+
 def test_every_step_is_run_once_and_its_result_is_kept(store):
     nodes = nodes_of(sums, values=(1, 2), extra=4)
     outcome = execute(store, nodes)
@@ -184,7 +189,7 @@ def test_a_transient_error_that_stays_ends_the_step_when_its_budget_is_spent(sto
 
 def test_every_retry_is_in_the_ledger_with_its_class_its_error_and_its_wait(store):
     execute(store, nodes_of(_flaky, failures=2))
-    first, second, last = ledger_lines(store, "run")
+    first, second, last = ends(store)
 
     assert [line["status"] for line in (first, second, last)] == ["retry", "retry", "done"]
     assert [line["attempts"] for line in (first, second, last)] == [1, 2, 3]
@@ -244,7 +249,7 @@ def test_an_error_without_a_budget_ends_the_step_at_once(store, kind):
 
     assert not execute(store, nodes_of(_one), executor=lambda: unlucky).ok
     assert unlucky.kinds == []
-    assert [line["status"] for line in ledger_lines(store, "run")] == ["failed"]
+    assert [line["status"] for line in ends(store)] == ["failed"]
 
 
 def test_a_step_that_waits_for_its_retry_holds_up_no_other(store):

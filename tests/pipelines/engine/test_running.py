@@ -108,9 +108,9 @@ def test_a_driver_that_is_started_again_goes_on_with_its_run(toy, store, monkeyp
 def test_the_ledger_of_a_run_that_goes_on_is_appended_to(toy, store, monkeypatch):
     monkeypatch.setenv("RAYFIELD_RUN", "one")
     run(toy, "--breaks", "true")
-    first = [line["status"] for line in ledger_lines(store, "one")]
+    first = [line["status"] for line in ledger_lines(store, "one") if line["status"] != "running"]
     run(toy, "--breaks", "true")
-    lines = [line["status"] for line in ledger_lines(store, "one")]
+    lines = [line["status"] for line in ledger_lines(store, "one") if line["status"] != "running"]
 
     assert sorted(first) == ["done", "done", "failed", "skipped"]
     assert lines[:4] == first

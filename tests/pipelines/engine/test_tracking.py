@@ -219,15 +219,16 @@ def test_a_run_that_was_closed_for_dead_and_is_continued_under_its_name_runs_aga
 def test_what_a_step_said_last_is_sent_before_its_run_is_closed(store, found, request):
     """Its lines are there before its end is: so its end is read first."""
     recorded(store, "run-1", talking, name=request.node.name, ended=False)
-    line = store.read("runs/run-1/ledger/00001.json")
-    store.delete("runs/run-1/ledger/00001.json")
+    last = f"runs/run-1/ledger/{store.names('runs/run-1/ledger')[-1]}"
+    line = store.read(last)
+    store.delete(last)
     sender, step = Sender(store, "run-1"), Sender._step
 
     def say_more_and_end(node: Any) -> None:
         step(sender, node)
         late = {"time": 1.0, "kind": "metrics", "step": 9, "trial": "", "values": {"late": 1.0}}
         store.write(f"runs/run-1/events/{node['key']}/late.jsonl", json.dumps(late).encode())
-        store.write("runs/run-1/ledger/00001.json", line)
+        store.write(last, line)
 
     sender._step = say_more_and_end  # type: ignore[method-assign]
     sender.send()
