@@ -90,9 +90,13 @@ def _create(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: st
     card = model_card(scores, checkpoint, name, key)
     with context.alone(f"model {name}"):
         found = by_key(api, name, key)
-        made = found or str(api.create_model_version(name, uri, run, tags=tags, description=card).version)
+        if found is None:
+            # a server takes the address of a logged model only beside its id
+            logged = uri.removeprefix("models:/")
+            made = api.create_model_version(name, uri, run, tags=tags, description=card, model_id=logged)
+            found = str(made.version)
         point("register: a version, the lease still held")
-        return made
+        return found
 
 
 # The verdict, and what it moves

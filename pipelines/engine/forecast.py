@@ -77,9 +77,14 @@ def refusals(nodes: Nodes, manifests: Mapping[str, Any], there: Cluster) -> Iter
         own = node["parameters"]
         if manifests[node["key"]] is None and _is_workers(own.get("workers")):
             try:
-                check_workers(own["workers"], own.get("gpus", 0.0), there.resources, there.machines)
+                check_workers(_workers(own["workers"]), own.get("gpus", 0.0), there.resources, there.machines)
             except Infeasible as error:
                 yield f"{node['title']} could never be scheduled. {error}"
+
+
+def _workers(value: Any) -> int | tuple[int, int]:
+    """A number, or the least and the most: a plan has them as a list."""
+    return value if isinstance(value, int) else (value[0], value[1])
 
 
 def _is_workers(value: Any) -> bool:

@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import subprocess
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,8 +22,8 @@ PACKAGES = ("rayfield", "ray", "torch", "mlflow", "numpy", "pyarrow")
 
 
 def new_name(request: Request) -> str:
-    """A name for a run: the time, what was asked, and who asks."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{request.digest()[:4]}{os.getpid() % 0xFFF:03x}"
+    """A name for a run: the time, what was asked, and chance, for two may begin in one second."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{request.digest()[:4]}{uuid.uuid4().hex[:4]}"
 
 
 def begun(request: Request, nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

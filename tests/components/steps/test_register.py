@@ -92,8 +92,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(
         MlflowClient,
         "create_model_version",
-        lambda self, name, source, run_id, tags, description: self._get_registry_client().create_model_version(
-            name, source, None, tags, None, description
+        lambda self, name, source, run_id, tags, description, model_id: (
+            self._get_registry_client().create_model_version(name, source, None, tags, None, description)
         ),
     )
     return folder

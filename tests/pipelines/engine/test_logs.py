@@ -39,7 +39,9 @@ def in_another_process(store: Store, code: str) -> subprocess.CompletedProcess[s
         "from pipelines.engine import logs\nfrom pipelines.engine.store import Store\n"
         f"logs.EVERY = 0.02\nwith logs.captured(Store({store.address!r}), {FOLDER!r}, 'worker 1'):\n"
     ) + "".join(f"    {line}\n" for line in code.splitlines())
-    return subprocess.run([sys.executable, "-c", whole], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    # the engine silences warnings for Ray's workers, and so for the tests that come after one that connected
+    words = [sys.executable, "-W", "default", "-c", whole]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
 def test_every_way_of_printing_is_kept(store):

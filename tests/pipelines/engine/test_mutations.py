@@ -389,7 +389,7 @@ REAL = {
     "the splits, through the table": ("components/source.py", '"val/"', '"held/"', EVERY),
     "a shard's size, through the table": ("components/steps/preprocess.py", "SHARD = 32", "SHARD = 64", EVERY),
     "the training step": ("components/steps/train.py", "PARTS = 10", "PARTS = 5", EVERY),
-    "another step": ("components/steps/register.py", "def model_card", "def model_cards", set()),
+    "another step": ("components/steps/card.py", "def model_card", "def model_cards", set()),
     "the search": ("components/steps/tune.py", "GROUP = 8", "GROUP = 4", set()),
     "a source that is not used": ("components/sources/folder.py", "VAL = 0.12", "VAL = 0.2", set()),
     "words alone": ("components/training.py", '"""', '"""Indeed. ', set()),
@@ -449,7 +449,7 @@ def test_only_what_finds_families_sources_and_results_imports_by_a_name_that_it_
         if "import_module(" in path.read_text() or "__import__(" in path.read_text()
     }
 
-    assert by_name == {"family.py", "source.py", "plain.py", "steps/register.py"}
+    assert by_name == {"family.py", "source.py", "plain.py", "steps/card.py"}
 
 
 def test_only_resource_reads_what_lies_beside_the_code():
@@ -459,7 +459,7 @@ def test_only_resource_reads_what_lies_beside_the_code():
         if "__file__" in path.read_text()
     }
 
-    assert beside == {"resource.py", "steps/register.py"}
+    assert beside == {"resource.py", "steps/upload.py"}
 
 
 # Parameters

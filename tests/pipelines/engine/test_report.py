@@ -187,6 +187,7 @@ def test_what_was_kept_says_from_which_run_and_shows_what_that_run_said(store):
 def test_a_run_that_goes_on_has_a_report_too(store):
     recorded(store, whole)
     change(store, RUN, "ended", "code")
+    store.lease(f"run-{RUN}")
 
     assert "running" in page(store).text
 
