@@ -286,7 +286,7 @@ def test_unless_told_otherwise(monkeypatch):
 
 
 def test_nothing_listens_on_every_address_by_itself():
-    """Neither a default nor a constant of the programs says so; what is written for containers does, behind a network."""
+    """Neither a default nor a constant of the programs says so; what is written for containers does."""
     places = [p for p in project() if not name_of(p).startswith("infra")]
 
     assert [name_of(path) for path in places if "0.0.0.0" in path.read_text()] == ["pipelines/engine/render.py"]

@@ -16,10 +16,13 @@ from components.step import Context
 SMALL = 4.0  # seconds of work below which Ray Data costs more than it saves: its first job takes 11 CPU seconds
 BLOCK = 1.5  # seconds of work in a block: each costs 55 to 100 ms of CPU
 LOST = 3  # workers that a group may lose to a crash or a killed node
-PREEMPTED = (
-    20  # times that a group may lose its machine to a cloud that said so: nobody's error, so it has a budget apart
-)
+PREEMPTED = 20  # machines that it may lose to a cloud that said so: nobody's error, so it has a budget apart
 RESIZE = 60.0  # seconds between looks whether more workers would fit
+
+OURS = (RayfieldError, MemoryError, NotImplementedError)
+BUGS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, NameError, AssertionError, ImportError)
+FINAL = OURS + BUGS
+"""errors of a worker that would only be made again"""
 
 Workers = int | tuple[int, int]
 """how many workers a group has, or the least and the most"""
@@ -146,7 +149,8 @@ def _verdict() -> Any:
 
 
 def _is_final(error: BaseException) -> bool:
-    return isinstance(error, RayfieldError | MemoryError)
+    """Whether an error is somebody's to mend. A RuntimeError may be what is heard of a worker that died."""
+    return isinstance(error, FINAL)
 
 
 def check_workers(
