@@ -54,6 +54,13 @@ BUSY = ("429", "500", "502", "503", "504", "SlowDown", "Throttling", "InternalEr
 """what servers answer that are there, and cannot now"""
 
 FULL = ("out of memory", "can't allocate memory")
+AWAY = (
+    "aws error network_connection",
+    "aws error slow_down",
+    "aws error service_unavailable",
+    "aws error internal_fail",
+)
+"""what pyarrow says, in an OSError without a number, of a bucket that does not answer"""
 
 
 def kind_of(error: BaseException) -> str:
@@ -84,6 +91,8 @@ def _own(error: BaseException) -> str:
         return CODES.get(errno.errorcode.get(error.errno, ""), "")
     if any(words in str(error).lower() for words in FULL):
         return "memory"
+    if isinstance(error, OSError) and any(words in str(error).lower() for words in AWAY):
+        return "transient"
     return "transient" if _answer(error) in BUSY else ""
 
 

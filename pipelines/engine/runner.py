@@ -35,7 +35,7 @@ class Budget:
 
 
 BUDGETS = {
-    "transient": Budget(retries=5, first=2.0, most=60.0),
+    "transient": Budget(retries=8, first=2.0, most=60.0),  # two minutes on average: a server that is restarted
     "preempted": Budget(retries=8, first=1.0, most=30.0),
     "memory": Budget(retries=2, first=10.0, most=60.0),
 }
