@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from components.crash import point
@@ -41,6 +43,14 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
     Of several drivers of one run the first writes its record and sends it to MLflow; the others work beside it.
     """
     run = run_name(request)
+    with _clean_stdout():
+        outcome, code, problem = _carried_out(request, nodes, store, run)
+    _say(nodes, store, outcome, code, problem, run, as_json)
+    return code
+
+
+def _carried_out(request: Request, nodes: list[dict[str, Any]], store: Store, run: str) -> tuple[Outcome, int, str]:
+    """How the steps ended, the exit code, and what MLflow did not take."""
     lease = hold(store, run)
     tracker, screen = Tracker(store, run), watcher(nodes)
     if lease is not None:
@@ -62,8 +72,21 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
     problem = _finish(store, run, code, outcome, tracker) if lease else ""
     if lease is not None:
         lease.release()
-    _say(nodes, store, outcome, code, problem, run, as_json)
-    return code
+    return outcome, code, problem
+
+
+@contextmanager
+def _clean_stdout() -> Iterator[None]:
+    """What libraries print goes to stderr meanwhile: stdout is for the JSON that was asked for."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _finish(store: Store, run: str, code: int, outcome: Outcome, tracker: Tracker) -> str:

@@ -3,6 +3,7 @@ A run from its plan to its end: its name, its record, and who writes it when sev
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,12 @@ def test_a_run_lets_its_lease_go(toy, store, monkeypatch):
     run(toy)
 
     assert hold(store, "one") is not None
+
+
+def test_stdout_is_for_the_json_alone(capfd):
+    with running._clean_stdout():
+        os.write(1, b"a library's greeting\n")
+    print("[]")
+    out, err = capfd.readouterr()
+
+    assert out == "[]\n" and err == "a library's greeting\n"
