@@ -272,7 +272,7 @@ def _first(entry: Entry) -> str:
 
 def _is_whole(entry: Entry) -> bool:
     """Whether a file is more than a write under way, or one that a crash broke off."""
-    return not entry.name.rpartition("/")[2].startswith(".")
+    return not entry.name.rpartition("/")[2].startswith(".part-")
 
 
 def _part_of(manifest: bytes) -> str:

@@ -167,7 +167,7 @@ def test_one_version_is_registered_and_is_the_champion(ran, api):
     champion = api.get_model_version_by_alias("whole", "champion")
 
     assert [v.version for v in versions] == [champion.version] == ["1"]
-    assert champion.tags["rayfield.key"] == ran.rows[-1]["key"]
+    assert champion.tags["rayfield.key"] == ran.rows[-1]["result"]["key"]
 
 
 def test_mlflow_has_all_that_was_logged(ran, api):
