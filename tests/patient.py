@@ -49,14 +49,14 @@ def steady(steps: int) -> VoxNet:
     return small_voxnet(dropout=0.0, steps=steps)
 
 
-@step
+@step(spreads=True)
 def unhurried(root: str, *, each: float, context: Context) -> Table:
     """`preprocess` on Ray Data, of shapes that take a moment."""
     source = Unhurried(root=root, rest=each)
     return preprocess.run(preprocess.bind((source, [small_voxnet().representation()]), {"on": "ray"}), context)
 
 
-@step(aside=("workers",))
+@step(aside=("workers",), spreads=True)
 def patient(table: Table, *, rest: float, steps: int, workers: int, context: Context) -> Checkpoint:
     """`train` of a family that rests; what it makes is that of one that does not."""
     own = steady(steps)

@@ -151,8 +151,9 @@ class Terminal:
         return code, json.loads(out or "{}"), err
 
     def statuses(self, run: str) -> dict[str, str]:
+        """How the steps ended that have."""
         lines = [self.store.load(f"runs/{run}/ledger/{n}") for n in self.store.names(f"runs/{run}/ledger")]
-        return {line["title"]: line["status"] for line in lines}
+        return {line["title"]: line["status"] for line in lines if line["status"] not in ("running", "retry")}
 
     def record(self, run: str) -> dict[str, Any]:
         return dict(self.store.load(f"runs/{run}/run.json"))
