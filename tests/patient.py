@@ -53,7 +53,8 @@ def steady(steps: int) -> VoxNet:
 def unhurried(root: str, *, each: float, context: Context) -> Table:
     """`preprocess` on Ray Data, of shapes that take a moment."""
     source = Unhurried(root=root, rest=each)
-    return preprocess.run(preprocess.bind((source, [small_voxnet().representation()]), {"on": "ray"}), context)
+    table = preprocess.run(preprocess.bind((source, [small_voxnet().representation()]), {"on": "ray"}), context)
+    return replace(table, source=None)  # a manifest names classes of components/ only
 
 
 @step(aside=("workers",), spreads=True)
