@@ -199,8 +199,6 @@ def walk(folder: str) -> Iterator[Entry]:
     system, base = _system(folder)
     with suppress(FileNotFoundError):
         for path, said in _patiently(folder, lambda: system.find(base, detail=True)).items():
-            if path.rstrip("/") == base.rstrip("/"):  # some servers list a folder that is empty
-                continue
             yield Entry(path.removeprefix(base).lstrip("/"), int(said["size"] or 0), _when(said))
 
 

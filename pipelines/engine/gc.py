@@ -101,7 +101,7 @@ class Survey:
     def __post_init__(self) -> None:
         self._look_at_runs()
         # objects before manifests: one that is committed between the two is seen to be named
-        self.files = {folder: list(places.walk(f"{self.store.address}/{folder}")) for folder in FOLDERS}
+        self.files = {folder: list(files_of(self.store, folder)) for folder in FOLDERS}
         self._look_at_keys()
 
     def _look_at_runs(self) -> None:
@@ -202,6 +202,11 @@ class Survey:
 
     def _probe(self, entry: Entry) -> bool:
         return self._is_old(entry)
+
+
+def files_of(store: Store, folder: str) -> Iterator[Entry]:
+    """The files of a folder; some servers list one that is empty as a file without a name."""
+    return (entry for entry in places.walk(f"{store.address}/{folder}") if entry.name)
 
 
 def collect(store: Store, keeping: Keeping, *, dry_run: bool = False) -> dict[str, dict[str, int]]:

@@ -16,6 +16,7 @@ import pytest
 from components import places
 from components.plain import decode
 from pipelines.engine.context import events
+from pipelines.engine.gc import files_of
 from pipelines.engine.store import Store
 from tests.meshes import write_shapes
 from tests.services.servers import Mlflow, Seaweed, wait_until
@@ -222,5 +223,5 @@ def test_gc_leaves_the_run_and_takes_its_half_done_work(ran):
 
     assert collected.returncode == 0, collected.stderr
     assert json.loads(collected.stdout)["scratch"]["files"] > 0
-    assert list(places.walk(f"{ran.store.address}/scratch")) == []  # SeaweedFS lists folders that are empty
+    assert list(files_of(ran.store, "scratch")) == []
     assert all(ran.store.manifest(row["key"]) for row in ran.rows)
