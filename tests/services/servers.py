@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,17 +27,19 @@ PATIENCE = 300  # seconds to wait for a server: MLflow takes two minutes on a bu
 
 
 @dataclass
-class Server:
+class Server(ABC):
     """A process with its data in a folder."""
 
     folder: Path
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """The words that start it."""
 
+    @abstractmethod
     def answers(self) -> bool:
-        raise NotImplementedError
+        """Whether it takes requests."""
 
     def environment(self) -> dict[str, str]:
         return {}

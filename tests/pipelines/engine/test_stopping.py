@@ -35,13 +35,18 @@ def test_whoever_asks_ends_the_run_and_no_other(store):
 
 
 def test_a_store_that_does_not_answer_stops_nothing(store, monkeypatch):
-    def fail(*_: object) -> bytes:
+    looks: list[str] = []
+
+    def fail(self: Store, name: str) -> bytes:
+        looks.append(name)
         raise RayfieldError("the store is away")
 
     monkeypatch.setattr(Store, "read", fail)
 
     with stoppable(store, "one"):
         time.sleep(0.1)
+
+    assert len(looks) > 1  # it looked again, and the run went on
 
 
 def test_nobody_looks_any_more_once_the_run_is_over(store):
