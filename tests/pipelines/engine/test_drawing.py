@@ -16,7 +16,7 @@ from components.step import Handle, HandleError, current_drawing, step
 from components.steps.evaluate import best_of, evaluate
 from components.steps.register import register
 from components.steps.train import train
-from pipelines.engine.drawing import draw, handles
+from pipelines.engine.drawing import draw, handles, resources_of
 from tests.pipelines.engine.toys import bounds, broken, gated, learn, number, sums, total
 
 HANDLE = Handle("train", "k")
@@ -263,3 +263,18 @@ def test_a_title_tells_a_step_from_its_like():
     titles = [node.title for node in draw(pipeline, {}, {}).nodes.values()]
 
     assert titles == ["number", "train pointnet", "evaluate pointnet", "train voxnet", "evaluate voxnet", "broken"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "own"),
+    [(0, 1, 1), (1, 1, 0), (4, 4, 0), ((2, 4), 2, 0)],
+    ids=["in its own process", "one worker", "four", "elastic: the least"],
+)
+def test_a_training_takes_a_cpu_for_each_worker_or_for_itself(workers, cpus, own):
+    assert resources_of({"workers": workers, "gpus": None}, spreads=True) == {"CPU": cpus, "GPU": 0, "own": own}
+
+
+def test_a_step_takes_a_cpu_unless_others_do_its_work():
+    """Ten trainings or forests at once would share two cores."""
+    assert resources_of({}, number.spreads)["own"] == 1
+    assert resources_of({}, evaluate.spreads)["own"] == 0

@@ -83,3 +83,24 @@ def test_a_step_that_breaks_in_this_process_is_an_outcome_as_well(own_store):
 
     assert sorted(outcome["ok"] for outcome in here.ended(0).values()) == [False, True]
     assert here.ended(0) == {}
+
+
+@pytest.mark.parametrize("own", [0.0, 1.0])
+def test_a_step_claims_what_its_own_process_takes(own, own_store):
+    class Task:
+        claimed: list[float] = []
+
+        def options(self, num_cpus: float) -> "Task":
+            self.claimed.append(num_cpus)
+            return self
+
+        def remote(self, *_: Any) -> str:
+            return "reference"
+
+    executor = on(Cluster())
+    executor.task, executor.resources = Task(), {"CPU": 4.0}
+    (node,) = nodes_of(lambda: number(1))
+    executor.submit({**node, "resources": {"own": own}}, "run", str(own_store))
+
+    assert Task.claimed[-1] == own
+    assert executor.running == {"reference": node["key"]}
