@@ -63,7 +63,9 @@ def reachable() -> Iterator[None]:
     except Exception as error:
         if not is_down(error):
             raise
-        raise TrackingDown(f"MLflow at {tracking_uri()} does not answer. Run again when it does.") from error
+        raise TrackingDown(
+            f"MLflow at {tracking_uri()} does not answer as it should: {cause(error)}. Run again when it does."
+        ) from error
 
 
 def is_down(error: Exception) -> bool:
@@ -73,6 +75,12 @@ def is_down(error: Exception) -> bool:
     return isinstance(error, ConnectionError) or (
         isinstance(error, MlflowException) and _is_of_the_network(error.__context__)
     )
+
+
+def cause(error: Exception) -> str:
+    """What the network said, in a line: the end of what MLflow and its client wrap around it."""
+    said = " ".join(str(error).split()).rpartition("(Caused by ")[2]
+    return re.sub(r"""^\w+\(['"](.*)['"]\)+$""", r"\1", said)[-300:]
 
 
 def _is_of_the_network(error: BaseException | None) -> bool:

@@ -17,7 +17,7 @@ from components.crash import point
 from components.files import File
 from components.plain import decode
 from components.secrets import redact, redacted
-from components.steps.registry import client, experiment
+from components.steps.registry import cause, client, experiment
 from pipelines.engine.context import events
 from pipelines.engine.left import end, ended, left, unmark
 from pipelines.engine.store import Store
@@ -251,7 +251,7 @@ class Tracker:
             send()
             self.problem = ""
         except Exception as error:  # whatever MLflow raises, training goes on; finish() says what is left
-            self.problem = redact(" ".join(str(error).split()))[:300]
+            self.problem = redact(cause(error))
 
     def finish(self, seconds: float = 60) -> str:
         """Sends the rest. Returns what went wrong, in words; nothing when all was sent."""

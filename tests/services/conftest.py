@@ -5,13 +5,23 @@ The services, each started once for all tests that need it, and torn down with i
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.services.servers import Mlflow, Postgres, Seaweed
+from tests.services.servers import Mlflow, Postgres, Seaweed, Server
 from tests.services.servers import bucket as make_bucket
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows beside a failure what the servers said: the client often knows only that something went wrong there."""
+    report = yield
+    if report.failed:
+        for server in (value for value in item.funcargs.values() if isinstance(value, Server)):
+            report.sections.append((f"the last words of {type(server).__name__}", server.last_words()))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -69,10 +69,14 @@ class Server(ABC):
         until = time.monotonic() + PATIENCE
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > until:
-                log = (self.folder / "log").read_text(errors="replace")[-3000:]
+                said = self.last_words()
                 self.kill()
-                raise RuntimeError(f"{type(self).__name__} does not answer:\n{log}")
+                raise RuntimeError(f"{type(self).__name__} does not answer:\n{said}")
             time.sleep(0.1)
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return (self.folder / "log").read_text(errors="replace")[-6000:]
 
     def kill(self) -> None:
         """Ends it as a machine dies: at once, with all of its children."""

@@ -525,9 +525,7 @@ def test_a_server_that_does_not_answer_is_waited_for(scores, name, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    with pytest.raises(
-        TrackingDown, match="MLflow at http://127.0.0.1:9 does not answer. Run again when it does."
-    ) as e:
+    with pytest.raises(TrackingDown, match="MLflow at http://127.0.0.1:9 does not .*refused. Run again when it") as e:
         register(scores, name=name)
     assert kind_of(e.value) == "transient"
 
