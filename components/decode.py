@@ -38,26 +38,34 @@ def decode(data: bytes, kind: str, resolve: Resolve | None = None) -> Mesh:
     if not data:
         raise Unreadable("the file has no bytes")
     mesh = READERS[kind](data, resolve or (lambda name: None))
-    if not _is_sound(mesh.vertices, mesh.faces):
-        problem = mesh.problem()
-        if problem:
-            raise Unreadable(problem)
+    if not _is_sound(mesh) and (problem := mesh.problem()):
+        raise Unreadable(problem)
     return mesh
 
 
+EXPONENT = np.int32(0x7F800000)  # of a float32: all of its bits are set where the number is not finite
+
+
+def _is_sound(mesh: Mesh) -> bool:
+    """Whether `Mesh.problem` is sure to find nothing: its checks in one pass, an eighth of their time."""
+    vertices = mesh.vertices.reshape(-1)
+    return _numbers_are_sound(vertices, vertices.view(np.int32), mesh.faces.reshape(-1).view(np.uint32))
+
+
 @njit(cache=True, nogil=True)
-def _is_sound(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> bool:
-    """Whether `Mesh.problem` is sure to find nothing: its checks in one pass, a fifth of their time."""
-    finite, spread, low, high = True, False, 0, -1
-    for row in range(len(vertices)):
-        for axis in range(3):
-            value = vertices[row, axis]
-            finite &= value - value == 0
-            spread |= value != vertices[0, axis]
-    for row in range(len(faces)):
-        for corner in range(3):
-            low, high = min(low, faces[row, corner]), max(high, faces[row, corner])
-    return finite and spread and low >= 0 and 0 <= high < len(vertices)
+def _numbers_are_sound(vertices: NDArray[np.float32], bits: NDArray[np.int32], corners: NDArray[np.uint32]) -> bool:
+    # nothing to branch on, so that the compiler takes eight at a time; without its sign, an index below zero is great
+    strange, outside, spread = 0, 0, False
+    for word in bits:
+        strange |= word & EXPONENT == EXPONENT
+    count = np.uint32(len(vertices) // 3)
+    for corner in corners:
+        outside |= corner >= count
+    for place in range(3, len(vertices)):
+        if vertices[place] != vertices[place % 3]:
+            spread = True
+            break
+    return spread and len(corners) > 0 and not strange and not outside
 
 
 def beside(path: Path) -> Resolve:

@@ -10,7 +10,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from components.decode import decode
+from components.decode import _is_sound, decode
 from components.mesh import Mesh
 from components.source import Unreadable
 from components.sources.furniture import Furniture
@@ -192,6 +192,24 @@ def test_what_cannot_be_read_says_why(case):
 
     with pytest.raises(Unreadable, match=reason):
         decode(data, kind)
+
+
+def test_the_fast_look_at_a_mesh_agrees_with_the_slow_one():
+    """Planted in every place: what is not finite, a corner of no vertex, shapes without extent or without faces."""
+    rng = np.random.default_rng(0)
+    strange = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 3.4e38], np.float32)
+    for _ in range(500):
+        vertices = rng.choice([0.0, 1.0, 2.5], (rng.integers(1, 6), 3)).astype(np.float32)
+        faces = rng.integers(0, len(vertices), (rng.integers(0, 5), 3)).astype(np.int32)
+        if rng.random() < 0.3:
+            vertices[:] = vertices[0]
+        if rng.random() < 0.4:
+            vertices.flat[rng.integers(vertices.size)] = rng.choice(strange)
+        if rng.random() < 0.3 and faces.size:
+            faces.flat[rng.integers(faces.size)] = rng.choice([-1, len(vertices), np.iinfo(np.int32).min])
+        mesh = Mesh(vertices, faces)
+
+        assert _is_sound(mesh) == (mesh.problem() is None), (vertices, faces)
 
 
 @pytest.mark.parametrize("kind", ["ply", "stl", "glb", "off"])
