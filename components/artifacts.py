@@ -5,7 +5,6 @@ What steps make, beside the `Table`: small, typed, made of text and numbers.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from safetensors.torch import load as load_tensors
@@ -135,17 +134,3 @@ class Model:
     def describe(self) -> str:
         alias = " is champion" if self.verdict == "PROMOTE" else f": {self.verdict} ({'; '.join(self.reasons)})"
         return f"{self.name} version {self.version}{alias}"
-
-
-def describe(artifact: Any) -> str:
-    """One line that a person understands."""
-    if hasattr(artifact, "describe"):
-        return artifact.describe()
-    if isinstance(artifact, Family):
-        shown = {name: getattr(artifact, name) for name in artifact.space()}
-        return f"{artifact.name}: " + ", ".join(
-            f"{n}={v:.3g}" if isinstance(v, float) else f"{n}={v}" for n, v in shown.items()
-        )
-    if isinstance(artifact, tuple):
-        return f"{len(artifact)} results"
-    return str(artifact)

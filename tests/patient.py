@@ -58,7 +58,7 @@ def unhurried(root: str, *, each: float, context: Context) -> Table:
 
 
 @step(aside=("workers",), spreads=True)
-def patient(table: Table, *, rest: float, steps: int, workers: int, context: Context) -> Checkpoint:
+def patient(table: Table, *, rest: float, steps: int, workers: int | tuple[int, int], context: Context) -> Checkpoint:
     """`train` of a family that rests; what it makes is that of one that does not."""
     own = steady(steps)
     family = Patient(**{one.name: getattr(own, one.name) for one in fields(own)}, rest=rest)

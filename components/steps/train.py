@@ -119,6 +119,8 @@ class Training:
         weights = load_tensors(self.start.weights.read()) if self.start else None
         learner = Learner.begin(family, rows, seed=self.context.seed, world=world, device=device, start=weights)
         self.log = Log.resume(self.context, family, learner)
+        if dist.is_initialized() and not world.rank:
+            self.context.log({"workers": world.size}, learner.state.step)  # an elastic group begins anew with others
         self.feed.start(learner)
         self._loop(learner)
         if world.size > 1:

@@ -3,17 +3,17 @@ Drawing a pipeline: its function runs once, in milliseconds, and every step that
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
-from components.artifacts import Gate
 from components.errors import UsageError, nearest
-from components.family import Family, find, overriding, read_field
 from components.plain import canonical
 from components.source import Only, Source
 from components.step import Handle, Step, current_drawing
 from pipelines.engine.code import path_of
 from pipelines.engine.keys import digest, forget, in_key, in_plan, ingredients, modules_of
+from pipelines.engine.kinds import FAMILY, GATE, is_a
 
 Part = TypeVar("Part")
 
@@ -43,7 +43,7 @@ class Graph:
     seed: int = 0
     sources: dict[str, Source] = field(default_factory=dict)
     """every source that a step reads"""
-    scored: dict[str, frozenset[type[Family]] | None] = field(default_factory=dict)
+    scored: dict[str, frozenset[type[Any]] | None] = field(default_factory=dict)
     """key -> the families behind it; None where another checkpoint's features decide the scores"""
 
     def add(self, step: Step, arguments: Mapping[str, Any]) -> Any:
@@ -56,7 +56,7 @@ class Graph:
         key = digest({"step": step_name, **made_of})
         self.scored[key] = self._families_behind(arguments)
         self.sources |= {canonical(in_plan(one)): one for one in map(whole, parts(arguments, Source))}
-        if any(isinstance(value, Gate) for value in arguments.values()):
+        if any(is_a(value, GATE) for value in arguments.values()):
             check_gates(arguments, scores_of(self.scored[key]))
         if key not in self.nodes:
             self.nodes[key] = Node(
@@ -73,17 +73,17 @@ class Graph:
         handles_out = tuple(Handle(step.name, key, name) for name in step.outputs or ("",))
         return handles_out if step.outputs else handles_out[0]
 
-    def _families_behind(self, arguments: Mapping[str, Any]) -> frozenset[type[Family]] | None:
+    def _families_behind(self, arguments: Mapping[str, Any]) -> frozenset[type[Any]] | None:
         """The families that led to these arguments."""
         if arguments.get("extractor") is not None:
             return None
         behind = {handle.key: self.scored[handle.key] for handle in handles(arguments)}
-        own = {type(value) for value in arguments.values() if isinstance(value, Family)}
+        own = {type(value) for value in arguments.values() if is_a(value, FAMILY)}
         found = [families for families in behind.values() if families is not None]
         return None if len(found) < len(behind) else frozenset(own.union(*found))
 
 
-def scores_of(families: frozenset[type[Family]] | None) -> list[str]:
+def scores_of(families: frozenset[type[Any]] | None) -> list[str]:
     """What families are scored by; nothing where that is not known yet."""
     if any(family.goal.name not in family.scores for family in families or ()):
         return []
@@ -96,12 +96,21 @@ def draw(pipeline: Callable[..., None], values: Mapping[str, Any], settings: Map
     graph = Graph(seed=int(values.get("seed", 0)))
     token = current_drawing.set(graph)
     try:
-        with overriding(settings) as met:
+        with _overriding(settings) as met:
             pipeline(**values)
     finally:
         current_drawing.reset(token)
     _all_met(settings, met)
     return graph
+
+
+def _overriding(settings: Mapping[str, Mapping[str, str]]) -> AbstractContextManager[set[tuple[str, str]]]:
+    """Gives every family that is built meanwhile the values of --set; yields those that were taken."""
+    if not settings:
+        return nullcontext(set())
+    from components.family import overriding
+
+    return overriding(settings)
 
 
 def _check_place(step: Step) -> None:
@@ -113,6 +122,10 @@ def _check_place(step: Step) -> None:
 
 
 def _all_met(settings: Mapping[str, Mapping[str, str]], met: set[tuple[str, str]]) -> None:
+    if not settings:
+        return
+    from components.family import find, read_field
+
     for family, own in settings.items():
         for name in own:
             if (family, name) not in met:
@@ -152,7 +165,7 @@ def title_of(step: Step, arguments: Mapping[str, Any], nodes: Mapping[str, Node]
     if "name" in arguments:
         return f"{step.name} {arguments['name']}"
     for value in arguments.values():
-        if isinstance(value, Family):
+        if is_a(value, FAMILY):
             return f"{step.name} {value.name}"
         if isinstance(value, Handle) and " " in nodes[value.key].title and "compare" not in step.name:
             return f"{step.name} {nodes[value.key].title.partition(' ')[2]}"
@@ -172,7 +185,7 @@ def resources_of(arguments: Mapping[str, Any], spreads: bool) -> dict[str, float
 def check_gates(arguments: Mapping[str, Any], scores: Sequence[str]) -> None:
     """A gate's thresholds are numbers, and its names are among the scores of the families behind it."""
     for value in arguments.values():
-        if isinstance(value, Gate):
+        if is_a(value, GATE):
             for name, threshold in {**value.least, **value.most}.items():
                 if isinstance(threshold, Handle) or not isinstance(threshold, int | float):
                     raise UsageError(f"The threshold of {name!r} must be a number, but got {threshold!r}.")

@@ -11,11 +11,11 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from components.errors import DataError
-from components.family import Family
 from components.plain import canonical, encode, name_of
 from components.source import Asset, Only, Source, digest_of
 from components.step import Handle, HandleError
 from pipelines.engine.code import closure, dependencies, is_engine
+from pipelines.engine.kinds import FAMILY, is_a
 
 _code: dict[frozenset[str], dict[str, str]] = {}
 """what `dependencies` said; a drawing begins anew, and a step's process keeps to the code that it has imported"""
@@ -89,11 +89,8 @@ def in_plan(value: Any) -> Any:
 def _walk(value: Any, inner: Any, counts: Callable[[Any], bool] = lambda _: True) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         own = {f.name: getattr(value, f.name) for f in fields(value) if f.init and counts(f)}
-        if isinstance(value, Family) and (name := _handle_in(own)):
-            raise HandleError(
-                f"A field of a family is a number or a word, but {value.name}.{name} is a step's result. "
-                "Families are known before anything runs: pass the result to a step beside the family."
-            )
+        if is_a(value, FAMILY):
+            _no_results(value, own)
         return {"@": name_of(type(value)), **{k: inner(v) for k, v in own.items()}}
     if isinstance(value, Mapping):
         return {str(k): inner(v) for k, v in value.items()}
@@ -102,8 +99,13 @@ def _walk(value: Any, inner: Any, counts: Callable[[Any], bool] = lambda _: True
     return encode(value)
 
 
-def _handle_in(own: Mapping[str, Any]) -> str:
-    return next((name for name, value in own.items() if isinstance(value, Handle)), "")
+def _no_results(family: Any, own: Mapping[str, Any]) -> None:
+    for name, value in own.items():
+        if isinstance(value, Handle):
+            raise HandleError(
+                f"A field of a family is a number or a word, but {family.name}.{name} is a step's result. "
+                "Families are known before anything runs: pass the result to a step beside the family."
+            )
 
 
 def check_code(node: Mapping[str, Any]) -> None:

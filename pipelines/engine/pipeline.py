@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from components.errors import UsageError, nearest
 from pipelines.engine.code import ROOT
+from pipelines.engine.kinds import FAMILY, is_kind
 
 
 def pipeline(function: Callable[..., None]) -> Callable[..., None]:
@@ -167,8 +168,6 @@ def options(words: Sequence[str]) -> dict[str, str]:
 
 def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapping[str, str]) -> dict[str, Any]:
     """The parameters of a pipeline: each text read as its annotation says, the rest by default."""
-    from components.family import Family
-    from components.family import find as find_family
     from components.parameters import read
     from components.source import Source
     from components.source import find as find_source
@@ -186,13 +185,9 @@ def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapp
             settings = {**options(more), **source}
             _all_known(function, word, settings)
             found[name] = find_source(word, settings)
-        elif (
-            isinstance(kind, type)
-            and issubclass(kind, Family)
-            and isinstance(given, str)
-            or getattr(kind, "__origin__", None) is type
-            and isinstance(given, str)
-        ):
+        elif isinstance(given, str) and (is_kind(kind, FAMILY) or getattr(kind, "__origin__", None) is type):
+            from components.family import find as find_family
+
             found[name] = find_family(given)
         else:
             found[name] = read(given, kind, f"--{name}") if name in texts else given

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from components.artifacts import describe
 from components.crash import point
 from components.errors import RayfieldError
 from components.plain import class_of, decode, encode
@@ -20,6 +19,7 @@ from components.step import Step
 from pipelines.engine.context import Running
 from pipelines.engine.errors import kind_of
 from pipelines.engine.keys import check_code
+from pipelines.engine.kinds import FAMILY, is_a
 from pipelines.engine.spending import spent
 from pipelines.engine.store import Store
 
@@ -99,6 +99,21 @@ def manifest(node: Mapping[str, Any], run: str, result: Any, cost: Mapping[str, 
         "cost": dict(cost),
         "host": os.uname().nodename,
     }
+
+
+def describe(artifact: Any) -> str:
+    """What a step made, in a line that a person understands."""
+    if hasattr(artifact, "describe"):
+        return str(artifact.describe())
+    if is_a(artifact, FAMILY):
+        shown = {name: getattr(artifact, name) for name in artifact.space()}
+        words = (
+            f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items()
+        )
+        return f"{artifact.name}: " + ", ".join(words)
+    if isinstance(artifact, tuple):
+        return f"{len(artifact)} results"
+    return str(artifact)
 
 
 def sentence(error: BaseException) -> str:

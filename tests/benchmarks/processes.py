@@ -17,6 +17,8 @@ class Sampler:
 
     def __init__(self, every: float = 0.05) -> None:
         self.every, self.seen, self.peak = every, {}, 0
+        self.own = 0.0
+        """CPU seconds of the sampler itself, which counts itself among the rest"""
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -35,6 +37,7 @@ class Sampler:
     def _watch(self) -> None:
         while not self.stop.wait(self.every):
             self._read()
+            self.own = time.thread_time()
 
     def _read(self) -> None:
         now = _tree()
@@ -45,7 +48,7 @@ class Sampler:
     @property
     def cpu(self) -> float:
         """CPU seconds spent while it was open."""
-        return sum(cpu - self.before.get(pid, (0.0, 0))[0] for pid, cpu in self.seen.items())
+        return sum(cpu - self.before.get(pid, (0.0, 0))[0] for pid, cpu in self.seen.items()) - self.own
 
 
 def _tree() -> dict[str, tuple[float, int]]:

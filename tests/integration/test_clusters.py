@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from components.plain import decode
 from components.sources.folder import Folder
 from components.steps.preprocess import preprocess
 from components.steps.train import train
+from pipelines.engine.context import events
 from pipelines.engine.store import Store
 from tests.meshes import small_voxnet, write_shapes
 from tests.patient import steady
@@ -49,7 +51,7 @@ from tests.patient import patient, unhurried
 
 
 @pipeline
-def long(root: str, each: float = 0.0, rest: float = 0.0, steps: int = 6, workers: int = 1):
+def long(root: str, each: float = 0.0, rest: float = 0.0, steps: int = 6, workers: int | tuple[int, int] = 1):
     """A table and a training that take their time."""
     patient(unhurried(root, each=each), rest=rest, steps=steps, workers=workers)
 '''
@@ -283,10 +285,40 @@ def test_a_training_survives_a_worker_and_its_node(terminal):
     terminal.cluster.order("add")
 
     assert driver.wait(240) == 0, driver.communicate()[1]
-    checkpoint = made(terminal, "patient")
+    assert_same_as_alone(terminal, 60)
+
+
+def test_an_elastic_training_goes_on_with_what_a_lost_node_leaves(terminal):
+    """Two workers, then the one that the head has room for: the batches, and so the weights, stay what they were."""
+    root = write_shapes(terminal.folder / "shapes", each=4)
+    words = ["--root", str(root), "--rest", "0.5", "--steps", "60", "--workers", "1,2"]
+    driver = terminal.start("run", "long.py", *words, RAY_ADDRESS=terminal.cluster.said["gcs"])
+    until(lambda: terminal.cluster.busy("RayTrainWorker") and saved(terminal), driver)
+    terminal.cluster.order("kill")
+    try:
+        assert saved(terminal) < 50
+        assert driver.wait(240) == 0, driver.communicate()[1]
+    finally:
+        terminal.cluster.order("add")
+
+    assert sizes(terminal) == [2, 1]
+    assert_same_as_alone(terminal, 60)
+
+
+def assert_same_as_alone(terminal: Terminal, steps: int) -> None:
+    """That the only run's training has the weights of one in a single process."""
     files.use(terminal.store.address)
-    here = train(steady(60), made(terminal, "unhurried"), workers=0)
-    assert_close(load_tensors(checkpoint.weights.read()), load_tensors(here.weights.read()), rtol=1e-4, atol=1e-5)
+    there, here = made(terminal, "patient"), train(steady(steps), made(terminal, "unhurried"), workers=0)
+    assert_close(load_tensors(there.weights.read()), load_tensors(here.weights.read()), rtol=1e-4, atol=1e-5)
+
+
+def sizes(terminal: Terminal) -> list[int]:
+    """How many workers the only run's training had, one after the other."""
+    run, record = next(iter(terminal.store.runs()))
+    key = next(node["key"] for node in record["nodes"] if node["title"] == "patient")
+    lines = [line for _, some in events(terminal.store, run, key, set()) for line in some if line["kind"] == "metrics"]
+    said = [line["values"]["workers"] for line in lines if "workers" in line["values"]]
+    return [size for size, _ in groupby(said)]
 
 
 def saved(terminal: Terminal) -> int:
