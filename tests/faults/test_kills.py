@@ -44,9 +44,9 @@ def test_a_run_that_is_killed_at_a_point_is_continued_as_if_it_had_not_been(
     assert case.noted("aliases").count("champion 2") == 1
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(10))
 def test_a_run_that_is_killed_again_and_again_gets_there(seed, request, side_by_side, new_case, undisturbed):
-    """Forty kills: of even seeds at points of any name, of odd ones by the clock."""
+    """Fifty kills: of even seeds at points of any name, of odd ones by the clock."""
     cases = side_by_side(request.node, lambda seed: killed_often(seed, new_case, undisturbed))
 
     assert sum(case.codes.count(KILLED) for case in cases) == KILLS
