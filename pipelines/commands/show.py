@@ -63,7 +63,7 @@ def _links(run: Any, store: Any) -> None:
     if not store.remote and store.read(report):
         rows[1] = ("report", f"{store.address}/{report}")
     if "" in run.ids:
-        rows.append(("mlflow", f"run {run.ids['']}, experiment {run.record['pipeline']}: `rayfield ui`"))
+        rows.append(("mlflow", run.page))
     click.echo("", err=True)
     for word, where in rows:
         click.echo(f"  {word:<8}{where}", err=True)

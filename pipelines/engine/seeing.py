@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.errors import UsageError, nearest
+from components.files import tracking_uri
+from components.secrets import redact
 from pipelines.engine.events import events
 from pipelines.engine.explain import Reasons
 from pipelines.engine.store import Store
@@ -75,11 +77,21 @@ class Run:
     steps: list[Step]
     ids: dict[str, str]
     """"" or a step's key or key/trial -> MLflow run"""
+    experiment: str = ""
+    """MLflow's id of the pipeline's experiment"""
 
     @property
     def seconds(self) -> float:
         last = self.record.get("ended") or max((s.ended or s.began or 0 for s in self.steps), default=0)
         return max(0.0, last - self.record["started"])
+
+    @property
+    def page(self) -> str:
+        """MLflow's page of the run: its address where a server has it, else how to open one."""
+        server, run = tracking_uri().rstrip("/"), self.ids.get("", "")
+        if server.startswith(("http://", "https://")):
+            return redact(f"{server}/#/experiments/{self.experiment}/runs/{run}")
+        return f"run {run}, experiment {self.record['pipeline']}: `rayfield ui`"
 
     def count(self, *statuses: str) -> int:
         return sum(step.status in statuses for step in self.steps)
@@ -98,8 +110,8 @@ def open_run(store: Store, name: str) -> Run:
             step.manifest = store.manifest(step.key)
         elif step.status in ("running", "retry") and state != "running":
             step.status, step.ended = "interrupted", record.get("ended")
-    ids = (store.load(f"runs/{name}/mlflow.json") or {}).get("ids", {})
-    return Run(name, record, state, list(steps.values()), ids)
+    sent = store.load(f"runs/{name}/mlflow.json") or {}
+    return Run(name, record, state, list(steps.values()), sent.get("ids", {}), sent.get("experiment", ""))
 
 
 def _step(node: Mapping[str, Any]) -> Step:

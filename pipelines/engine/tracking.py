@@ -37,15 +37,18 @@ class Ledger:
     sent: dict[str, set[str]] = field(default_factory=dict)
     """a step's key -> its event files that were sent"""
     closed: list[str] = field(default_factory=list)
+    experiment: str = ""
+    """its id"""
 
     @classmethod
     def of(cls, store: Store, run: str) -> "Ledger":
-        held = store.load(f"runs/{run}/mlflow.json") or {"ids": {}, "sent": {}, "closed": []}
-        return cls(store, run, held["ids"], {key: set(names) for key, names in held["sent"].items()}, held["closed"])
+        held = store.load(f"runs/{run}/mlflow.json") or {}
+        sent = {key: set(names) for key, names in held.get("sent", {}).items()}
+        return cls(store, run, held.get("ids", {}), sent, held.get("closed", []), held.get("experiment", ""))
 
     def save(self) -> None:
         sent = {key: sorted(names) for key, names in self.sent.items()}
-        held = {"ids": self.ids, "sent": sent, "closed": self.closed}
+        held = {"ids": self.ids, "sent": sent, "closed": self.closed, "experiment": self.experiment}
         self.store.write(f"runs/{self.run}/mlflow.json", json.dumps(held).encode())
 
 
@@ -57,7 +60,6 @@ class Sender:
     run: str
     api: Any = None
     ledger: Ledger = field(init=False)
-    experiment_id: str = ""
     made: dict[str, str] | None = None
     """place -> MLflow run id of those that an earlier driver may have made and not written down"""
     status: dict[str, str] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class Sender:
         self._read_status()
         try:
             self.api = self.api or client()
-            self.experiment_id = self.experiment_id or experiment(self.api, record["pipeline"])
+            self.ledger.experiment = self.ledger.experiment or experiment(self.api, record["pipeline"])
             self._begin("", record["title"], {"rayfield.commit": record["commit"]}, record["parameters"])
             self._reopen(record)
             for node in record["nodes"]:
@@ -107,7 +109,7 @@ class Sender:
 
     def _create(self, title: str, tags: Mapping[str, str]) -> str:
         point("tracking: before an MLflow run is made")
-        run_id: str = self.api.create_run(self.experiment_id, tags=dict(tags), run_name=title).info.run_id
+        run_id: str = self.api.create_run(self.ledger.experiment, tags=dict(tags), run_name=title).info.run_id
         point("tracking: an MLflow run is made, not written down")
         return run_id
 
@@ -115,7 +117,7 @@ class Sender:
         if self.made is None:
             wanted, token, self.made = f"tags.`rayfield.run` = '{self.run}'", None, {}
             while True:
-                page = self.api.search_runs([self.experiment_id], wanted, page_token=token)
+                page = self.api.search_runs([self.ledger.experiment], wanted, page_token=token)
                 self.made |= {run.data.tags["rayfield.place"]: run.info.run_id for run in page}
                 token = page.token
                 if not token:

@@ -55,6 +55,19 @@ def test_a_runs_state_is_its_exit_code_in_words(store, code, state):
     assert open_run(store, RUN).state == state
 
 
+def test_a_run_says_where_its_page_in_mlflow_is(store, monkeypatch):
+    recorded(store, lambda: number(1))
+    ledger = {"ids": {"": "8d1f"}, "sent": {}, "closed": [], "experiment": "7"}
+    store.write(f"runs/{RUN}/mlflow.json", json.dumps(ledger).encode())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    here = open_run(store, RUN).page
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:a-password-of-hers@mlflow.lab/")
+
+    assert here.startswith("run 8d1f, experiment ") and here.endswith("`rayfield ui`")
+    assert open_run(store, RUN).page.endswith("mlflow.lab/#/experiments/7/runs/8d1f")
+    assert "a-password-of-hers" not in open_run(store, RUN).page
+
+
 def test_a_run_without_an_end_goes_on_while_its_driver_lives(store):
     recorded(store, lambda: number(1))
     change(store, RUN, "ended", "code")
