@@ -19,7 +19,7 @@ SECTION = "Look after"
 @STORE
 @JSON
 def gc(keep: int | None, days: float | None, dry_run: bool, store: str, as_json: bool) -> None:
-    """Remove what no kept run reaches: results, half-done work, plans, leases, events."""
+    """Remove what no kept run reaches: results, half-done work, plans, leases, events, old ticks."""
     if keep is not None and days is not None:
         raise UsageError("One of --keep and --older-than says which runs are kept, but got both. Pass one.")
     from pipelines.engine.gc import Keeping, collect

@@ -24,8 +24,10 @@ from typing import Any, TypeVar
 from components import places
 from components.errors import RayfieldError
 from components.places import Entry
+from pipelines.engine import schedules
 from pipelines.engine.store import COLLECTOR, Lease, Store
 from pipelines.engine.submissions import Submission
+from pipelines.engine.triggers import time_of
 
 T = TypeVar("T")
 
@@ -34,10 +36,12 @@ GRACE = DAY
 """seconds for which what nothing names yet is spared: longer than any step takes from `keep` to its manifest"""
 UNSENT = 30 * DAY
 """seconds for which a run that MLflow has not taken whole is kept"""
+HISTORY = 400 * DAY
+"""seconds for which a schedule remembers a tick: a year, and a month to look back at it"""
 RENEW = 15.0
 THREADS = 16  # a bucket answers each in milliseconds, and many at once
 DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
-FOLDERS = ("runs", "keys", "objects", "scratch", "plans", "code", "leases", "damaged", "probe")
+FOLDERS = ("runs", "keys", "objects", "scratch", "plans", "code", "leases", "damaged", "probe", "schedules")
 """what is looked through, in the order of removal: a manifest goes before its objects"""
 
 
@@ -202,6 +206,26 @@ class Survey:
 
     def _probe(self, entry: Entry) -> bool:
         return self._is_old(entry)
+
+    def _schedules(self, entry: Entry) -> bool:
+        """A time long past, but the last one, from which a schedule goes on; what a digest names is never forgotten."""
+        schedule, _, tick = entry.name.partition("/ticks/")
+        if time_of(tick.removesuffix(".json")) is None or tick == self._last_ticks[schedule]:
+            return False
+        return self.now - entry.when > HISTORY and not self._is_open(*entry.name.split("/ticks/"))
+
+    def _is_open(self, schedule: str, tick: str) -> bool:
+        held = schedules.tick(self.store, schedule, tick.removesuffix(".json"))
+        return held is not None and held.open
+
+    @cached_property
+    def _last_ticks(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for entry in self.files["schedules"]:
+            schedule, _, tick = entry.name.partition("/ticks/")
+            if _is_whole(entry) and time_of(tick.removesuffix(".json")) is not None:
+                found[schedule] = max(found.get(schedule, ""), tick)
+        return found
 
 
 def files_of(store: Store, folder: str) -> Iterator[Entry]:

@@ -21,9 +21,12 @@ from components.files import digest_of, keep, where
 from components.plain import encode
 from pipelines.cli import main
 from pipelines.engine import gc as gc_module
-from pipelines.engine.gc import DAY, Busy, Keeping, Survey, collect, sweep
+from pipelines.engine import schedules
+from pipelines.engine.gc import DAY, HISTORY, Busy, Keeping, Survey, collect, sweep
 from pipelines.engine.left import mark
+from pipelines.engine.schedules import Schedule, Tick
 from pipelines.engine.store import COLLECTOR, Store
+from pipelines.engine.triggers import Cron
 
 
 @pytest.fixture
@@ -205,6 +208,24 @@ def test_old_leases_plans_and_broken_writes_go(store):
     assert held is not None and store.lease("schedules") is None
     assert not list(Path(store.address).rglob(".part-*"))
     assert (Path(store.address) / "unknown.json").exists(), "what gc does not know it does not touch"
+
+
+def test_a_schedules_old_history_goes_but_for_what_it_goes_on_from(store):
+    """The last time, what has not ended and what a digest names: without them a tick would run twice."""
+    nightly = Schedule("nightly", "toy", (), Cron("0 3 * * *", "UTC"), "/", 0, 0)
+    schedules.add(store, nightly)
+    for day, status in ((1, "done"), (2, "failed"), (3, "running"), (4, "done")):
+        name = f"2026010{day}T030000Z"
+        schedules.claim(store, Tick("nightly", name, float(day), status, 0.0))
+    schedules.claim(store, Tick("nightly", "0123456789abcdef0123456789abcdef", 5.0, "done", 0.0))
+    assert "schedules" not in collect(store, Keeping())
+
+    grow_old(store, HISTORY)
+    assert collect(store, Keeping())["schedules"]["files"] == 2
+    assert schedules.tick_names(store, "nightly") == [
+        "0123456789abcdef0123456789abcdef", "20260103T030000Z", "20260104T030000Z",
+    ]  # fmt: skip
+    assert schedules.find(store, "nightly") == nightly
 
 
 def test_a_note_of_a_lost_object_stays_while_it_is_needed(store):
