@@ -1,6 +1,9 @@
-"""Pictures that never were: a GAN on rendered views, with a search over its learning rates."""
+"""Pictures that never were: a GAN on rendered views, judged by the features of a classifier of the same views."""
+
+from dataclasses import replace
 
 from components.artifacts import at_most
+from components.families.convnet import ConvNet
 from components.families.gan import Gan
 from components.source import Source
 from components.steps.evaluate import evaluate
@@ -16,7 +19,7 @@ def imagine(
     source: Source = "furniture", size: str = "tiny", trials: int = 4, workers: int | tuple[int, int] = 1, seed: int = 0
 ):
     """
-    Views of every shape, a search over the GAN's learning rates, and its samples.
+    Views of every shape, a search over the GAN's learning rates, and its samples beside real views.
 
     source: furniture, or folder with --root
     size: the family's preset: tiny or paper
@@ -26,6 +29,8 @@ def imagine(
     """
     gan = Gan.at(size)
     table = preprocess(source, [gan.representation()])
+    # a small classifier is judge enough, and it must read the GAN's own pictures
+    judge = train(replace(ConvNet.tiny(), size=gan.size, views=gan.views), table, workers=workers)
     best = tune(gan, table, trials=trials)
-    scores = evaluate(train(best, table, workers=workers), table)
+    scores = evaluate(train(best, table, workers=workers), table, extractor=judge)
     register(scores, name="pictures", gate=at_most(kid_random=0.05))

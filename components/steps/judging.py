@@ -131,7 +131,10 @@ def _measured(
 def measure(scores: Scores, folder: Path, context: Context) -> tuple[dict[str, float], dict[str, float]]:
     """The scores, and their errors, of the model in a folder on the test assets of a candidate."""
     family, representation, net = opened(folder)
-    own = f"{family.goal.name} {family.goal.direction}"
+    judged = family
+    if scores.extractor is not None:  # its goal is then the extractor's, as the candidate's is
+        judged = family.judged_by(scores.extractor.family, scores.extractor.network())
+    own = f"{judged.goal.name} {judged.goal.direction}"
     if own != goal_of(scores):
         raise Incomparable(f"its goal is {own}, and this one's is {goal_of(scores)}")
     if family.one_asset:
@@ -139,8 +142,6 @@ def measure(scores: Scores, folder: Path, context: Context) -> tuple[dict[str, f
     assets, labels = frozen(scores), getattr(family, "labels", ())
     if new := sorted({asset.label for asset in assets} - set(labels)) if labels else []:
         raise Incomparable(f"it does not know the class {new[0]!r}")
-    if scores.extractor is not None:
-        family = family.judged_by(scores.extractor.family, scores.extractor.network())
     assert scores.source is not None
     work = Work.cut(scores.source, assets, [representation], [representation], context)
     make_missing(work, context, on="auto")
@@ -148,8 +149,8 @@ def measure(scores: Scores, folder: Path, context: Context) -> tuple[dict[str, f
     if lost := table.counts["quarantined"]:
         raise Incomparable(f"{lost} of the {len(assets)} test assets have no {representation.name}")
     rows = table.open(representation, "test", labels)
-    parts = parts_of(family, net, rows, on="auto", context=context)
-    return family.score(joined(parts)), standard_error(family, parts)
+    parts = parts_of(judged, net, rows, on="auto", context=context)
+    return judged.score(joined(parts)), standard_error(judged, parts)
 
 
 def frozen(scores: Scores) -> list[Asset]:

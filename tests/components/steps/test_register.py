@@ -17,6 +17,8 @@ from safetensors.torch import save as save_tensors
 
 from components.artifacts import Checkpoint, Scores, at_least, at_most
 from components.errors import UsageError
+from components.families.convnet import ConvNet
+from components.families.gan import Gan
 from components.family import Family
 from components.files import keep
 from components.sources.folder import Folder
@@ -227,6 +229,23 @@ def test_a_candidate_that_is_worse_than_the_champion_on_its_own_test_assets_is_h
 
     assert model.verdict == "HOLD"
     assert f"the champion's is {shown.test['accuracy']:.4g}" in model.reasons[0]
+
+
+def test_a_champion_is_measured_by_the_judge_of_the_candidate(shapes, name, quick):
+    """Two GANs, judged by the features of one classifier; the champion was judged on another fold, by another."""
+    gan = Gan(size=16, views=2, width=4, z=6, batch=8)
+    classifier = replace(ConvNet.tiny(), size=16, views=2, widths=(4, 4, 4, 4, 4), hidden=8)
+    tables = [preprocess(Folder(root=str(shapes), fold=fold), [gan.representation()], on="here") for fold in (0, 1)]
+    champion, candidate = untrained(gan, tables[1], seed=1), untrained(gan, tables[0], seed=2)
+    judges = [untrained(classifier, tables[0], seed=seed) for seed in (3, 4)]
+    register(evaluate(champion, tables[1], extractor=judges[1], on="here"), name=name)
+
+    model = register(evaluate(candidate, tables[0], extractor=judges[0], on="here"), name=name)
+
+    said = evidence(name, model.version)["champion"]
+    expected = evaluate(champion, tables[0], extractor=judges[0], on="here").test
+    assert said["how"] == "measured now, in its own representation"
+    assert said["scores"]["kid_convnet"] == pytest.approx(expected["kid_convnet"])
 
 
 def refused(scores: Scores, name: str) -> str:
