@@ -31,11 +31,14 @@ class Lines:
         self.attempts: dict[str, int] = {}
         self.told: dict[str, float] = {}
         self.latest: dict[str, Mapping[str, float]] = {}
+        self.first: dict[str, Mapping[str, Any]] = {}
+        """what a step said first of its progress: what came before, such as workers' start, is no guide to the rest"""
 
     def began(self, node: Mapping[str, Any]) -> None:
         key = node["key"]
         self.began_at[key] = self.told[key] = self.now()
         self.attempts[key] = self.attempts.get(key, 0) + 1
+        self.first.pop(key, None)
         again = f" (attempt {self.attempts[key]})" if self.attempts[key] > 1 else ""
         self._print(f"> {node['title']}{again}")
 
@@ -44,14 +47,16 @@ class Lines:
         for line in lines:
             if line["kind"] == "metrics":
                 self.latest[key] = line["values"]
-            elif line["kind"] == "progress" and self.now() - self.told.get(key, 0) >= SAID:
-                self.told[key] = self.now()
-                self._print(f". {node['title']}: {self._progress(key, line)}")
+            elif line["kind"] == "progress":
+                self.first.setdefault(key, line)
+                if self.now() - self.told.get(key, 0) >= SAID:
+                    self.told[key] = self.now()
+                    self._print(f". {node['title']}: {self._progress(key, line)}")
 
     def _progress(self, key: str, line: Mapping[str, Any]) -> str:
-        done, total = line["done"], line["total"]
-        took = self.now() - self.began_at.get(key, self.now())
-        left = f"about {_clock(took * (total - done) / done)} left" if 0 < done < total else ""
+        done, total, first = line["done"], line["total"], self.first[key]
+        more, took = done - first["done"], line["time"] - first["time"]
+        left = f"about {_clock(took * (total - done) / more)} left" if more > 0 and done < total else ""
         return "  ".join(filter(None, [f"{done:g}/{total:g} {line['unit']}", numbers(self.latest.get(key, {})), left]))
 
     def ended(self, node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] | None, error: str) -> None:

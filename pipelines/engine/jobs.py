@@ -5,6 +5,7 @@ Ray Jobs, in as many words as the engine needs: reach a cluster, hand it a job, 
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from components.secrets import redact
 
 LIVE = ("PENDING", "RUNNING")
 PATIENCE = 5.0  # seconds for a cluster to take a connection
+AGENTS = 30.0  # seconds for the agents of its nodes to be there: they come after the dashboard
+NO_AGENT = "No available agent"
 
 
 class Unreachable(RayfieldError):
@@ -50,12 +53,15 @@ class Jobs:
     def submit(self, name: str, entrypoint: str, package: Path, variables: Mapping[str, str]) -> None:
         """Hands over a job under a name of ours. Doing it twice does it once."""
         environment = {"working_dir": str(package), "env_vars": dict(variables)}
+        until = time.monotonic() + AGENTS
         with _in_one_line(self.address):
-            try:
-                self.client.submit_job(submission_id=name, entrypoint=entrypoint, runtime_env=environment)
-            except RuntimeError:
-                if self.state(name) is None:
-                    raise
+            while self.state(name) is None:
+                try:
+                    self.client.submit_job(submission_id=name, entrypoint=entrypoint, runtime_env=environment)
+                except RuntimeError as error:
+                    if self.state(name) is None and (NO_AGENT not in str(error) or time.monotonic() > until):
+                        raise
+                    time.sleep(1)
 
     def state(self, name: str) -> str | None:
         """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; None if the cluster knows no such job."""
@@ -135,7 +141,12 @@ def _in_one_line(address: str) -> Iterator[None]:
         raise Unreachable(_gone(address, error)) from None
     except RuntimeError as error:
         words = " ".join(str(error).split())
-        raise RayfieldError(f"The cluster at {address} refused: {words[-300:]}") from None
+        if NO_AGENT in words:
+            raise RayfieldError(
+                f"The cluster at {address} has no agent that takes jobs. Where a machine has a second Ray, the agent's "
+                "port is taken: start the head with --dashboard-agent-listen-port=0."
+            ) from None
+        raise RayfieldError(f"The cluster at {address} refused: {words[-300:].rstrip('.')}.") from None
 
 
 def _gone(address: str, error: Exception) -> str:

@@ -22,8 +22,8 @@ NODES = [{"key": name[0], "title": name} for name in ("preprocess", "train voxne
 FIRST, SECOND, THIRD = NODES
 
 
-def progress(done: float, total: float = 100, unit: str = "steps") -> dict[str, Any]:
-    return {"kind": "progress", "done": done, "total": total, "unit": unit}
+def progress(done: float, total: float = 100, unit: str = "steps", *, at: float = 0.0) -> dict[str, Any]:
+    return {"kind": "progress", "time": at, "done": done, "total": total, "unit": unit}
 
 
 def metrics(trial: str = "", **values: float) -> dict[str, Any]:
@@ -70,14 +70,20 @@ def test_what_was_kept_took_no_time(lines):
 
 
 def test_progress_is_a_line_now_and_then_with_the_time_left(lines, clock):
+    """By what was done since the first word of it: how long workers took to start says nothing of the rest."""
     shown, written = lines
     shown.began(SECOND)
-    shown.said(SECOND, [metrics(loss=0.5), progress(10)])
+    clock.now += 100 * SAID
+    shown.said(SECOND, [metrics(loss=0.5), progress(10, at=clock.now)])
     clock.now += SAID
-    shown.said(SECOND, [metrics(loss=0.25), progress(25)])
-    shown.said(SECOND, [progress(26)])
+    shown.said(SECOND, [metrics(loss=0.25), progress(25, at=clock.now)])
+    shown.said(SECOND, [progress(26, at=clock.now)])
 
-    assert written() == ["> train voxnet", ". train voxnet: 25/100 steps  loss 0.25  about 1 min 30 s left"]
+    assert written() == [
+        "> train voxnet",
+        ". train voxnet: 10/100 steps  loss 0.5",
+        ". train voxnet: 25/100 steps  loss 0.25  about 2 min 30 s left",
+    ]
 
 
 def test_another_attempt_says_so(lines):

@@ -4,9 +4,13 @@ Jobs: a cluster that does not answer is said in one line, at once. What one answ
 
 import os
 import socket
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from components.errors import RayfieldError
+from pipelines.engine import jobs as module
 from pipelines.engine.jobs import Jobs, Unreachable, enable_token
 
 
@@ -18,6 +22,47 @@ def test_a_cluster_that_is_gone_is_said_in_one_line():
         with pytest.raises(Unreachable, match="does not answer") as said:
             Jobs.at(address)
     assert address in str(said.value) and "\n" not in str(said.value)
+
+
+class Head:
+    """What Ray's client asks of a cluster whose agents come late."""
+
+    def __init__(self, late: int) -> None:
+        self.late, self.asked, self.jobs = late, 0, {}
+
+    def submit_job(self, *, submission_id: str, entrypoint: str, runtime_env: dict) -> None:
+        self.asked += 1
+        if self.asked <= self.late:
+            raise RuntimeError(
+                "Request failed with status code 500: No available agent to submit job, please try later.."
+            )
+        self.jobs[submission_id] = "PENDING"
+
+    def _do_request(self, verb: str, path: str, *, timeout: float) -> SimpleNamespace:
+        status = self.jobs.get(path.removeprefix("/api/jobs/"))
+        code = 200 if status else 404
+        return SimpleNamespace(status_code=code, ok=code == 200, text="", json=lambda: {"status": status})
+
+
+@pytest.fixture
+def hurry(monkeypatch):
+    """Seconds that pass at once."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: setattr(clock, "now", clock.now + seconds))
+
+
+def test_a_cluster_whose_agents_come_late_is_waited_for(hurry):
+    head = Head(late=3)
+    Jobs("http://head:8265", head).submit("a", "true", Path("a.zip"), {})
+    Jobs("http://head:8265", head).submit("a", "true", Path("a.zip"), {})
+
+    assert (head.asked, head.jobs) == (4, {"a": "PENDING"})
+
+
+def test_a_cluster_without_agents_says_what_to_do(hurry):
+    with pytest.raises(RayfieldError, match="start the head with --dashboard-agent-listen-port=0"):
+        Jobs("http://head:8265", Head(late=1000)).submit("a", "true", Path("a.zip"), {})
 
 
 def test_a_token_that_is_named_is_sent(monkeypatch):
