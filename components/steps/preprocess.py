@@ -181,8 +181,15 @@ def _key(context: Context, source: Source, representation: Representation, group
 
 
 def make_missing(work: Work, context: Context, *, on: str) -> None:
-    """Makes the shards that are missing, here or on Ray Data: the same function either way."""
+    """
+    Makes the shards that are missing, here or on Ray Data: the same function either way.
+
+    Steps that need the same shards at the same time, as five folds do, begin each at another one and pass over those
+    that another has made meanwhile.
+    """
     jobs, total = work.missing(context), len(work.assets)
+    first = int(chance(context.scratch.rpartition("/")[2]) * len(jobs))
+    jobs = jobs[first:] + jobs[:first]
     done = total - sum(len(job.assets) for job in jobs)
     context.progress(done, total, "assets")
     for job, _ in spread(make, jobs, (work.source, context), on=on, context=context):
@@ -191,18 +198,21 @@ def make_missing(work: Work, context: Context, *, on: str) -> None:
 
 
 def make(job: Job, source: Source, context: Context) -> bool:
-    """Decodes each asset of a job once, and keeps a shard for each representation that lacks it."""
-    rows: dict[str, list[Mapping[str, Any]]] = {key: [] for _, key in job.wanted}
-    rejects: dict[str, list[Mapping[str, str]]] = {key: [] for _, key in job.wanted}
+    """Decodes each asset of a job once, and keeps a shard for each representation that lacks it still."""
+    wanted = [(representation, key) for representation, key in job.wanted if context.recall(key) is None]
+    if not wanted:
+        return True
+    rows: dict[str, list[Mapping[str, Any]]] = {key: [] for _, key in wanted}
+    rejects: dict[str, list[Mapping[str, str]]] = {key: [] for _, key in wanted}
     for asset in job.assets:
         decoded, reason = _open(source, asset)
-        for representation, key in job.wanted:
+        for representation, key in wanted:
             made, why = (None, reason) if reason else _represent(representation, decoded, asset, context.seed)
             if why:
                 rejects[key].append({"id": asset.id, "uri": redact(asset.uri), **why})
             else:
                 rows[key] += [{"id": asset.id, **row} for row in made or []]
-    for representation, key in job.wanted:
+    for representation, key in wanted:
         file = write_rows(rows[key], representation) if rows[key] else None
         point("preprocess: the rows of a shard are kept, not remembered")
         context.remember(key, Shard(file, len(rows[key]), tuple(rejects[key])))

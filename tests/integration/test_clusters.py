@@ -317,8 +317,8 @@ def sizes(terminal: Terminal) -> list[int]:
     run, record = next(iter(terminal.store.runs()))
     key = next(node["key"] for node in record["nodes"] if node["title"] == "patient")
     lines = [line for _, some in events(terminal.store, run, key, set()) for line in some if line["kind"] == "metrics"]
-    said = [line["values"]["workers"] for line in lines if "workers" in line["values"]]
-    return [size for size, _ in groupby(said)]
+    said = sorted((line["time"], line["values"]["workers"]) for line in lines if "workers" in line["values"])
+    return [size for size, _ in groupby(size for _, size in said)]
 
 
 def saved(terminal: Terminal) -> int:

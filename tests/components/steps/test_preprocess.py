@@ -140,6 +140,26 @@ def test_a_killed_preprocessing_makes_only_the_shards_that_it_had_not(monkeypatc
     assert not done & set(opened)
 
 
+def test_what_another_step_makes_meanwhile_is_not_made_again(monkeypatch):
+    """As where folds of one source are prepared side by side: while this one makes a shard, another makes them all."""
+    monkeypatch.setattr(module, "SHARD", 4)
+    shared: dict[str, Any] = {}
+    opened: list[str] = []
+
+    def opening(self: Texts, asset: Asset) -> str:
+        opened.append(asset.id)
+        if len(opened) == 1:
+            run(Texts(), Fixed(scale=1), context=Printing(remembered=shared))
+        return asset.id
+
+    monkeypatch.setattr(Texts, "open", opening)
+    table = run(Texts(), Fixed(scale=1), context=Printing(remembered=shared))
+
+    assert table.counts["train"] == 12
+    assert set(opened) == set(Texts().ids)
+    assert 0 < len(opened) - 12 <= 6, "one shard was made by both"
+
+
 def test_every_asset_is_in_one_shard_whatever_the_order():
     assets = Texts(ids=tuple(f"text-{n}" for n in range(200))).rows()
     one, other = shards(assets), shards(assets[::-1])
