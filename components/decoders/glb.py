@@ -8,6 +8,7 @@ import base64
 import json
 import struct
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 from urllib.parse import unquote
 
@@ -50,17 +51,21 @@ def _mesh(scene: "_Scene") -> Mesh:
         raise Unreadable("its scene has no triangles")
     order = list(dict.fromkeys(p["material"] for p in pieces))
     looks = [scene.look(material) for material in order]
-    materials = np.repeat([order.index(p["material"]) for p in pieces], [len(p["faces"]) for p in pieces])
+    materials = np.zeros(sum(len(p["faces"]) for p in pieces), np.int32)
+    if len(order) > 1:
+        materials = np.repeat(
+            np.array([order.index(p["material"]) for p in pieces], np.int32), [len(p["faces"]) for p in pieces]
+        )
     all_colored = all(p["colors"] is not None for p in pieces)
-    starts = np.cumsum([0] + [len(p["vertices"]) for p in pieces], dtype=np.int32)
+    starts = accumulate((len(p["vertices"]) for p in pieces[:-1]), initial=0)
     if len(pieces) > 1 and not all(within(p["faces"], len(p["vertices"])) for p in pieces):
         raise Unreadable("a face names a vertex that its primitive has not")
-    faces = [p["faces"] + start if start else p["faces"] for p, start in zip(pieces, starts[:-1], strict=True)]
+    faces = [p["faces"] + np.int32(start) if start else p["faces"] for p, start in zip(pieces, starts, strict=True)]
     has_pictures = any(picture is not None for _, picture in looks)
     return Mesh(
         _one(p["vertices"] for p in pieces),
         _one(faces),
-        materials.astype(np.int32),
+        materials,
         np.array([color for color, _ in looks], np.uint8),
         vertex_colors=_one(p["colors"] for p in pieces) if all_colored else None,
         uv=_one(scene.coordinates(p["attributes"], p["faces"]) for p in pieces) if has_pictures else None,

@@ -129,9 +129,17 @@ def _binary(data: bytes, at: int, name: str, count: int, properties: list[Proper
     if at + count * dtype.itemsize <= len(data):
         rows = np.frombuffer(data, dtype, count, at)
         if all((rows["n " + p[0]] == dtype[p[0]].shape[0]).all() for p in properties if p[2]):
-            return {p[0]: rows[p[0]] for p in properties}, at + count * dtype.itemsize
+            found = {p[0]: _list(data, at, rows, p[0]) if p[2] else rows[p[0]] for p in properties}
+            return found, at + count * dtype.itemsize
     enough(any(p[2] for p in properties), name, count)
     return _mixed_binary(data, at, name, count, properties, order)
+
+
+def _list(data: bytes, at: int, rows: NDArray[Any], name: str) -> NDArray[Any]:
+    """The lists of rows that begin at a byte, copied each as a whole: number by number it takes twice as long."""
+    kind, offset = rows.dtype.fields[name][:2]  # type: ignore[index]
+    whole = np.ndarray(rows.shape, f"V{kind.itemsize}", data, at + offset, rows.strides)
+    return whole.copy().view(kind.base).reshape(len(rows), *kind.shape)
 
 
 def _row_type(data: bytes, at: int, name: str, count: int, properties: list[Property], order: str) -> np.dtype[Any]:

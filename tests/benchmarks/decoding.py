@@ -2,7 +2,7 @@
 How fast meshes are decoded, next to trimesh: python -m tests.benchmarks.decoding [--root DIR] [--shapes N]
 
 Files of the bundled shapes as OBJ, PLY and GLB, or with --root the OBJ files of the whole furniture package. Both
-read from memory, in turns, in one process; the time is that of the processor, the best of three rounds.
+read from memory, in turns, in one process; the time is that of the processor, the best of twenty rounds.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from components import catalogue
 from components.decode import decode
 from components.sources.furniture import Furniture, library
 
-ROUNDS = 3
+ROUNDS = 20
 
 
 def main() -> None:
