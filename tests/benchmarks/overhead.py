@@ -2,7 +2,7 @@
 What the engine costs: a pipeline of twenty trivial steps against a script that sends the same tasks to Ray by hand.
 
 CPU seconds of the whole tree of processes, Ray's daemons and workers included. What a step costs is the slope between
-twenty steps and one, so that neither Ray's start nor an import is in it. Run it on a quiet machine:
+two hundred steps and twenty, so that neither Ray's start nor an import is in it. Run it on a quiet machine:
 
     python -m tests.benchmarks.overhead
 """
@@ -12,12 +12,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 
 from tests.benchmarks.processes import Sampler
 
-STEPS = 20
+STEPS, MANY = 20, 200
 PIPELINE = """
 from pipelines.engine.pipeline import pipeline
 from tests.benchmarks.trivial import add
@@ -53,11 +54,6 @@ def measured(command: list[str]) -> tuple[float, float]:
     return sampler.cpu, sampler.wall
 
 
-def least(times: int, run: Callable[[], tuple[float, float]]) -> tuple[float, float]:
-    """The least CPU of several runs, and the wall time of that one: what else the machine does only adds."""
-    return min(run() for _ in range(times))
-
-
 def pipeline(steps: int, folder: Path, *, fresh: bool) -> tuple[float, float]:
     """`rayfield run` of so many steps, into an empty store or into the one that the last run filled."""
     store = folder / "store"
@@ -73,34 +69,42 @@ def by_hand(steps: int) -> tuple[float, float]:
     return measured([sys.executable, "-c", BY_HAND, str(steps)])
 
 
+def medians(times: int, cases: Mapping[str, Callable[[], tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    """
+    CPU and wall seconds of each case, in turns: one start of Ray differs from the next by more than we cost.
+    """
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+    for _ in range(times):
+        for name, run in cases.items():
+            found[name].append(run())
+    return {name: (median(cpu for cpu, _ in runs), median(wall for _, wall in runs)) for name, runs in found.items()}
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("--times", type=int, default=3)
+    words.add_argument("--times", type=int, default=5)
     times = words.parse_args().times
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["RAYFIELD_STORE"] = str(folder / "store")
         pipeline(1, folder, fresh=True)  # makes MLflow's database: seconds of migrations, once for a store
-        mlflow = least(times, lambda: measured([sys.executable, "-c", IMPORTS]))
-        ray = least(times, lambda: by_hand(1))  # with the workers that any task needs
-        hand = least(times, lambda: by_hand(STEPS))
-        one = least(times, lambda: pipeline(1, folder, fresh=True))
-        first = least(times, lambda: pipeline(STEPS, folder, fresh=True))
-        cached = least(times, lambda: pipeline(STEPS, folder, fresh=False))
-    rows = {
-        "Ray starts, runs a task by hand, and stops": ray,
-        "MLflow is imported, its database opened": mlflow,
-        f"{STEPS} tasks by hand": hand,
-        "pipeline, 1 step, first run": one,
-        f"pipeline, {STEPS} steps, first run": first,
-        f"pipeline, {STEPS} steps, all cached": cached,
-    }
+        cases = {
+            "Ray starts, runs a task by hand, and stops": lambda: by_hand(1),
+            "MLflow is imported, its database opened": lambda: measured([sys.executable, "-c", IMPORTS]),
+            f"pipeline, {STEPS} steps, first run": lambda: pipeline(STEPS, folder, fresh=True),
+            f"pipeline, {STEPS} steps, all cached": lambda: pipeline(STEPS, folder, fresh=False),
+            f"{STEPS} tasks by hand": lambda: by_hand(STEPS),
+            f"{MANY} tasks by hand": lambda: by_hand(MANY),
+            f"pipeline, {MANY} steps, first run": lambda: pipeline(MANY, folder, fresh=True),
+        }
+        rows = medians(times, cases)
     print(f"{'':44}{'CPU s':>8}{'wall s':>8}")
     for said, (cpu, wall) in rows.items():
         print(f"{said:44}{cpu:8.2f}{wall:8.2f}")
-    print(f"{'a step on warm Ray':44}{(first[0] - one[0]) / (STEPS - 1):8.3f}")
-    print(f"{'a task by hand':44}{(hand[0] - ray[0]) / (STEPS - 1):8.3f}")
-    print(f"{'first run, apart from Ray and MLflow':44}{first[0] - ray[0] - mlflow[0]:8.2f}")
+    ray, mlflow, first, _, hand, hands, many = (cpu for cpu, _ in rows.values())
+    print(f"{'a step on warm Ray':44}{(many - first) / (MANY - STEPS):8.3f}")
+    print(f"{'a task by hand':44}{(hands - hand) / (MANY - STEPS):8.3f}")
+    print(f"{'first run, apart from Ray and MLflow':44}{first - ray - mlflow:8.2f}")
     print(TARGETS)
 
 
