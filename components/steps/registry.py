@@ -78,9 +78,9 @@ def is_down(error: Exception) -> bool:
 
 
 def cause(error: Exception) -> str:
-    """What the network said, in a line: the end of what MLflow and its client wrap around it."""
-    said = " ".join(str(error).split()).rpartition("(Caused by ")[2]
-    return re.sub(r"""^\w+\(['"](.*)['"]\)+$""", r"\1", said)[-300:]
+    """An error of MLflow in a line: of the network's, the end alone, without what its client wraps around it."""
+    _, caused, said = " ".join(str(error).split()).rpartition("(Caused by ")
+    return re.sub(r"""^\w+\(['"](.*)['"]\)+$""", r"\1", said)[-300:] if caused else said[:300]
 
 
 def _is_of_the_network(error: BaseException | None) -> bool:

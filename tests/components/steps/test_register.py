@@ -28,7 +28,7 @@ from components.steps import registry, upload
 from components.steps.evaluate import evaluate
 from components.steps.preprocess import preprocess
 from components.steps.register import promote, register, rollback
-from components.steps.registry import TrackingDown, client, details, history, listing, registered
+from components.steps.registry import TrackingDown, cause, client, details, history, listing, registered
 from components.table import Table
 from pipelines.engine.context import Running
 from pipelines.engine.errors import kind_of
@@ -537,6 +537,22 @@ def test_a_name_that_mlflow_would_not_find_again_is_refused(scores):
 def test_what_is_not_registered_is_neither_promoted_nor_shown(ask):
     with pytest.raises(UsageError, match="`rayfield models list`"):
         ask("nobody")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (
+            "API request to http://lab/api failed with exception HTTPConnectionPool(host='lab', port=80): Max retries "
+            "exceeded with url: /api (Caused by ResponseError('too many 500 error responses'))",
+            "too many 500 error responses",
+        ),
+        ("RESOURCE_DOES_NOT_EXIST: No run\n with id 7", "RESOURCE_DOES_NOT_EXIST: No run with id 7"),
+        ("x" * 1000, "x" * 300),
+    ],
+)
+def test_what_mlflow_says_is_cut_to_its_cause(said, kept):
+    assert cause(ValueError(said)) == kept
 
 
 def test_a_server_that_does_not_answer_is_waited_for(scores, name, monkeypatch):
