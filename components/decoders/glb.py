@@ -138,7 +138,7 @@ class _Scene:
         attributes = primitive["attributes"]
         vertices = self.values(attributes["POSITION"])
         index = np.arange(len(vertices)) if "indices" not in primitive else self.values(primitive["indices"])[:, 0]
-        faces = _strips(index.astype(np.int32), primitive.get("mode", TRIANGLES))
+        faces = _strips(_signed(index), primitive.get("mode", TRIANGLES))
         if matrix is not IDENTITY:
             vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
             if np.linalg.det(matrix[:3, :3]) < 0:
@@ -225,6 +225,11 @@ def _local(node: dict[str, Any]) -> NDArray[np.float64]:
     out[:3, :3] *= np.array(node.get("scale", (1, 1, 1)))
     out[:3, 3] = node.get("translation", (0, 0, 0))
     return out
+
+
+def _signed(index: NDArray[Any]) -> NDArray[np.int32]:
+    """Indices as int32; most are uint32, and are looked at with other eyes: too great a one is then below zero."""
+    return index.view(np.int32) if index.dtype == np.uint32 else index.astype(np.int32)
 
 
 def _strips(index: NDArray[np.int32], mode: int) -> NDArray[np.int32]:
