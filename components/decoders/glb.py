@@ -95,7 +95,7 @@ def _chunks(data: bytes) -> tuple[dict[str, Any], Any]:
         chunks.setdefault(kind, memoryview(data)[at + 8 : at + 8 + size])
         at += 8 + size
     try:
-        return json.loads(bytes(chunks.get(0x4E4F534A, b""))), chunks.get(0x004E4942, b"")
+        return json.loads(str(chunks.get(0x4E4F534A, b""), "utf-8")), chunks.get(0x004E4942, b"")
     except ValueError as error:
         raise Unreadable(f"the JSON of its scene cannot be read: {error}") from None
 
