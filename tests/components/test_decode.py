@@ -186,6 +186,27 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("layout", ["x y z", "s x y z", "x s y t z", "z y x", "s z x y"])
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8"])
+def test_a_binary_ply_may_have_its_fields_in_any_order_and_width(layout, kind):
+    """Adjacent floats are taken in one piece, and nothing else is taken for them."""
+    vertices = np.arange(12).reshape(4, 3) ** 2 + 0.5
+    rows = np.full(4, -7, [(name, kind) for name in layout.split()])
+    for axis, name in enumerate("xyz"):
+        rows[name] = vertices[:, axis]
+    polygons = np.array([(3, [0, 1, 2]), (3, [0, 3, 1])], [("n", "u1"), ("corners", kind[0] + "i4", 3)])
+    word = {"f4": "float", "f8": "double"}[kind[1:]]
+    order = {"<": "little", ">": "big"}[kind[0]]
+    header = [f"ply\nformat binary_{order}_endian 1.0\nelement vertex 4"]
+    header += [f"property {word} {name}" for name in layout.split()]
+    header += ["element face 2\nproperty list uchar int vertex_indices\nend_header\n"]
+    mesh = decode("\n".join(header).encode() + rows.tobytes() + polygons.tobytes(), "ply")
+
+    assert np.array_equal(mesh.vertices, np.float32(vertices))
+    assert np.array_equal(mesh.faces, polygons["corners"])
+    assert (mesh.vertices.dtype, mesh.faces.dtype) == (np.float32, np.int32)
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_read_says_why(case):
     data, kind, reason = BAD[case]

@@ -548,7 +548,7 @@ def test_what_is_not_registered_is_neither_promoted_nor_shown(ask):
             "too many 500 error responses",
         ),
         ("RESOURCE_DOES_NOT_EXIST: No run\n with id 7", "RESOURCE_DOES_NOT_EXIST: No run with id 7"),
-        ("x" * 1000, "x" * 300),
+        ("INTERNAL_ERROR: " + "x" * 1000, "INTERNAL_ERROR: " + "x" * 284),
     ],
 )
 def test_what_mlflow_says_is_cut_to_its_cause(said, kept):
