@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ from pipelines.engine.store import Store, _free, owner
 
 EVERY = 1.0  # seconds between visits to the store
 PART = 64 * 1024  # characters after which a writer begins another object: until then it writes the same one anew
-PARTS = 128  # of one writer, and then only its end is kept
+PARTS = 128  # of one writer
+TAIL = 500  # lines that are kept of all that come after the last part
 
 _lock = threading.Lock()
 _writers: dict[tuple[str, str, str], "Writer"] = {}
@@ -49,7 +51,10 @@ class Writer:
     part: int = 0
     text: str = ""
     """of the part that is written now"""
-    left_out: list[str] = field(default_factory=list)
+    late: int = 0
+    """lines that came after the last part"""
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
+    """their end"""
 
     def bring(self, last: bool = False) -> bytes:
         """Brings what is new, whole lines only unless it is the `last` time; returns it."""
@@ -59,9 +64,8 @@ class Writer:
         end = len(data) if last else data.rfind(b"\n") + 1
         if end:
             self._add(data[:end].decode(errors="replace").split("\n"))
-        if last and self.left_out:
-            self._write(f"{_now()} ... {len(self.left_out)} lines are left out here\n" + "".join(self.left_out[-500:]))
-            self.left_out = []
+        if last and self.tail:
+            self._end()
         self.read += end
         if end:
             self._remember()
@@ -77,9 +81,18 @@ class Writer:
         shown = [text for line in lines if (text := line.rstrip("\r").rpartition("\r")[2].rstrip())]
         stamped = [f"{_now()} {text}\n" for text in redact("\n".join(shown)).splitlines()]
         if self.part >= PARTS:
-            self.left_out += stamped
+            self.late += len(stamped)
+            self.tail.extend(stamped)
         elif stamped:
             self._write("".join(stamped))
+
+    def _end(self) -> None:
+        lost, lines = self.late - len(self.tail), "".join(self.tail)
+        if lost:  # with the time of the line that follows it: readers sort by time
+            lines = f"{lines.partition(' ')[0]} ... {lost} lines are left out here\n{lines}"
+        self._write(lines)
+        self.late = 0
+        self.tail.clear()
 
     def _write(self, text: str) -> None:
         self.text += text

@@ -2,11 +2,13 @@
 Logs: what a step prints is read after its process is gone, whoever printed it, and without secrets.
 """
 
+import itertools
 import logging
 import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -146,23 +148,40 @@ def test_a_reader_who_follows_gets_each_line_once(store, monkeypatch):
     assert [line.text for line in found] == ["0", "1", "2"]
 
 
-def test_a_writer_begins_another_object_when_one_is_full_and_then_keeps_its_end(store, monkeypatch):
+@pytest.fixture
+def writer(store, monkeypatch):
+    """One that keeps three parts of 100 characters each, which four lines fill, and the last five of what follows."""
+    clock = itertools.count()
+    monkeypatch.setattr(logs, "_now", lambda: f"2026-01-01T00:00:00.{next(clock):03d}Z")
     monkeypatch.setattr(logs, "PART", 100)
     monkeypatch.setattr(logs, "PARTS", 3)
-    monkeypatch.setattr(logs, "EVERY", 0.001)
     raw = Path(os.environ["RAYFIELD_CACHE"]) / "raw.raw"
     raw.parent.mkdir(parents=True)
     raw.touch()
-    writer = logs.Writer(store, FOLDER, "step-0a", raw)
-    for n in range(40):
-        with raw.open("a") as stream:
-            stream.write(f"line {n}\n")
-        writer.bring(last=n == 39)
+    return logs.Writer(store, FOLDER, "step-0a", raw, tail=deque(maxlen=5))
 
-    said = words(store)
-    assert said[:3] == ["line 0", "line 1", "line 2"]
-    assert said[-1] == "line 39"
-    assert any("lines are left out here" in line for line in said)
+
+def print_lines(writer: logs.Writer, count: int) -> None:
+    for n in range(count):
+        with writer.raw.open("a") as stream:
+            stream.write(f"line {n}\n")
+        writer.bring(last=n == count - 1)
+
+
+def test_a_writer_begins_another_object_when_one_is_full_and_then_keeps_its_end(store, writer):
+    print_lines(writer, 40)
+
+    assert words(store) == [
+        *(f"line {n}" for n in range(12)),
+        "... 23 lines are left out here",
+        *(f"line {n}" for n in range(35, 40)),
+    ]
+
+
+def test_nothing_is_said_to_be_left_out_where_the_end_holds_it_all(store, writer):
+    print_lines(writer, 17)
+
+    assert words(store) == [f"line {n}" for n in range(17)]
 
 
 def test_a_store_that_does_not_answer_stops_nothing(store, monkeypatch):
