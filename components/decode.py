@@ -11,16 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
 from components.decoders import glb, obj, off, ply, stl
 from components.decoders.shared import Resolve
 from components.mesh import Mesh
 from components.source import Unreadable
 
-# of the bits of a float32
-MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
+least, greatest = np.minimum.reduce, np.maximum.reduce
 READERS: dict[str, Callable[[bytes, Resolve], Mesh]] = {
     "obj": obj.read,
     "ply": ply.read,
@@ -46,25 +43,15 @@ def decode(data: bytes, kind: str, resolve: Resolve | None = None) -> Mesh:
 
 
 def _is_sound(mesh: Mesh) -> bool:
-    """Whether `Mesh.problem` is sure to find nothing: its checks in one pass, a fiftieth of their time."""
-    vertices = mesh.vertices.reshape(-1)
-    return _numbers_are_sound(vertices, vertices.view(np.int32), mesh.faces.reshape(-1).view(np.uint32))
-
-
-@njit(cache=True, nogil=True)
-def _numbers_are_sound(vertices: NDArray[np.float32], bits: NDArray[np.int32], corners: NDArray[np.uint32]) -> bool:
-    # maxima of whole numbers, which the compiler takes eight at a time: without its sign, an index below zero is great
-    size, index = np.int32(0), np.uint32(0)
-    for word in bits:
-        size = max(size, word & MAGNITUDE)
-    for corner in corners:
-        index = max(index, corner)
-    spread = False
-    for place in range(3, len(vertices)):
-        if vertices[place] != vertices[place % 3]:
-            spread = True
-            break
-    return bool(spread and len(corners) > 0 and size < INFINITY and index < len(vertices) // 3)
+    """Whether `Mesh.problem` is sure to find nothing: the same checks, stricter, in a fifth of their time."""
+    vertices, corners = mesh.vertices, mesh.faces.reshape(-1).view(np.uint32)
+    if len(vertices) < 2 or not len(corners):
+        return False
+    flat = vertices.reshape(-1)
+    # what is not a number is both the least and the greatest; an index below zero is a great one without its sign
+    finite = -np.inf < least(flat) and greatest(flat) < np.inf
+    spread = vertices[0].tolist() != vertices[1].tolist()
+    return bool(finite and spread and greatest(corners) < len(vertices))
 
 
 def beside(path: Path) -> Resolve:

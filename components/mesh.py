@@ -48,6 +48,6 @@ class Mesh:
             return f"{bad} of its {len(self.vertices)} vertices are not finite numbers"
         if self.faces.min() < 0 or self.faces.max() >= len(self.vertices):
             return f"a face names vertex {int(self.faces.max())}, but it has {len(self.vertices)}"
-        if not np.ptp(self.vertices, axis=0).any():
+        if not (self.vertices != self.vertices[0]).any():
             return "all of its vertices are one point"
         return None

@@ -7,7 +7,6 @@ Binary glTF 2: the triangles of a scene where its nodes put them, with base colo
 import base64
 import json
 import struct
-from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 from urllib.parse import unquote
@@ -19,9 +18,13 @@ from components.decoders.shared import GREY, Look, Picture, Resolve, read_pictur
 from components.mesh import Mesh
 from components.source import Unreadable
 
-TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+TYPES = {
+    code: np.dtype(name)
+    for code, name in {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}.items()
+}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 IDENTITY = np.eye(4)
+MOVES = {"rotation", "scale", "translation"}
 TRIANGLES, STRIP, FAN = 4, 5, 6
 EXTENSIONS = {"KHR_mesh_quantization", "KHR_materials_unlit", "KHR_texture_transform", "KHR_materials_specular"}
 
@@ -45,38 +48,34 @@ def names(data: bytes) -> list[str]:
 
 
 def _mesh(scene: "_Scene") -> Mesh:
-    """All primitives as one mesh; it has colours of vertices only where every primitive has."""
     pieces = [piece for node, matrix in scene.nodes() for piece in scene.primitives(node, matrix)]
     if not pieces:
         raise Unreadable("its scene has no triangles")
-    order = list(dict.fromkeys(p["material"] for p in pieces))
-    looks = [scene.look(material) for material in order]
-    materials = np.zeros(sum(len(p["faces"]) for p in pieces), np.int32)
-    if len(order) > 1:
-        materials = np.repeat(
-            np.array([order.index(p["material"]) for p in pieces], np.int32), [len(p["faces"]) for p in pieces]
-        )
-    all_colored = all(p["colors"] is not None for p in pieces)
-    starts = accumulate((len(p["vertices"]) for p in pieces[:-1]), initial=0)
-    if len(pieces) > 1 and not all(within(p["faces"], len(p["vertices"])) for p in pieces):
+    return pieces[0][1] if len(pieces) == 1 else _joined(*zip(*pieces, strict=True))
+
+
+def _joined(names: tuple[int, ...], pieces: tuple[Mesh, ...]) -> Mesh:
+    """All as one, with a row for each name of a material; it has colours of vertices only where every piece has."""
+    if not all(within(p.faces, len(p.vertices)) for p in pieces):
         raise Unreadable("a face names a vertex that its primitive has not")
-    faces = [p["faces"] + np.int32(start) if start else p["faces"] for p, start in zip(pieces, starts, strict=True)]
-    has_pictures = any(picture is not None for _, picture in looks)
+    rows = {name: row for row, name in enumerate(dict.fromkeys(names))}
+    looks = dict(zip(names, pieces, strict=True)).values()
+    starts = accumulate((len(p.vertices) for p in pieces[:-1]), initial=0)
+    colors = [p.vertex_colors for p in pieces if p.vertex_colors is not None]
+    has_pictures = any(p.uv is not None for p in pieces)
     return Mesh(
-        _one(p["vertices"] for p in pieces),
-        _one(faces),
-        materials,
-        np.array([color for color, _ in looks], np.uint8),
-        vertex_colors=_one(p["colors"] for p in pieces) if all_colored else None,
-        uv=_one(scene.coordinates(p["attributes"], p["faces"]) for p in pieces) if has_pictures else None,
-        textures=tuple(picture for _, picture in looks),
+        np.concatenate([p.vertices for p in pieces]),
+        np.concatenate([p.faces + np.int32(start) for p, start in zip(pieces, starts, strict=True)]),
+        np.repeat(np.array([rows[name] for name in names], np.int32), [len(p.faces) for p in pieces]),
+        np.concatenate([p.colors for p in looks]),
+        vertex_colors=np.concatenate(colors) if len(colors) == len(pieces) else None,
+        uv=np.concatenate([_coordinates(p) for p in pieces]) if has_pictures else None,
+        textures=tuple(p.textures[0] for p in looks),
     )
 
 
-def _one(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
-    """The arrays as one; a single one is not copied."""
-    listed = list(arrays)
-    return listed[0] if len(listed) == 1 else np.concatenate(listed)
+def _coordinates(piece: Mesh) -> NDArray[np.float32]:
+    return np.zeros((len(piece.faces), 3, 2), np.float32) if piece.uv is None else piece.uv
 
 
 def _chunks(data: bytes) -> tuple[dict[str, Any], Any]:
@@ -89,10 +88,10 @@ def _chunks(data: bytes) -> tuple[dict[str, Any], Any]:
     if length > len(data):
         raise Unreadable(f"its header names {length} bytes, but the file has {len(data)}: it is cut short")
     chunks: dict[int, memoryview] = {}
-    at = 12
+    whole, at = memoryview(data), 12
     while at + 8 <= length:
         size, kind = struct.unpack_from("<II", data, at)
-        chunks.setdefault(kind, memoryview(data)[at + 8 : at + 8 + size])
+        chunks.setdefault(kind, whole[at + 8 : at + 8 + size])
         at += 8 + size
     try:
         return json.loads(str(chunks.get(0x4E4F534A, b""), "utf-8")), chunks.get(0x004E4942, b"")
@@ -104,19 +103,21 @@ class _Scene:
     """A glTF document and its bytes."""
 
     def __init__(self, document: dict[str, Any], binary: Any, resolve: Resolve) -> None:
-        unknown = set(document.get("extensionsRequired", [])) - EXTENSIONS
+        unknown = [name for name in document.get("extensionsRequired", ()) if name not in EXTENSIONS]
         if unknown:
-            raise Unreadable(f"it needs the glTF extension {min(unknown)}, which is not read here: export it without")
+            raise Unreadable(f"it needs the glTF extension {unknown[0]}, which is not read here: export it without")
         self.document, self.binary, self.resolve = document, binary, resolve
+        self.looks: dict[int, Look] = {-1: (GREY, None)}
 
     def nodes(self) -> list[tuple[dict[str, Any], NDArray[np.float64]]]:
         """The nodes of the scene, each with its matrix to the world."""
         every = self.document.get("nodes", [])
         scenes = self.document.get("scenes", [])
-        inner = {child for node in every for child in node.get("children", [])}
-        roots = [i for i in range(len(every)) if i not in inner]
         if scenes:
             roots = scenes[self.document.get("scene", 0)].get("nodes", [])
+        else:
+            inner = {child for node in every for child in node.get("children", [])}
+            roots = [i for i in range(len(every)) if i not in inner]
         out: list[tuple[dict[str, Any], NDArray[np.float64]]] = []
         waiting = [(i, IDENTITY) for i in reversed(roots)]
         while waiting and len(out) <= len(every):  # a node has one parent: more visits than nodes would be a ring
@@ -127,15 +128,15 @@ class _Scene:
             waiting += [(child, matrix) for child in reversed(every[i].get("children", []))]
         return out
 
-    def primitives(self, node: dict[str, Any], matrix: NDArray[np.float64]) -> list[dict[str, Any]]:
-        """The parts of a node's mesh that are made of triangles, in the world."""
+    def primitives(self, node: dict[str, Any], matrix: NDArray[np.float64]) -> list[tuple[int, Mesh]]:
+        """The parts of a node's mesh that are made of triangles, in the world, each with its material."""
         if "mesh" not in node:
             return []
         every = self.document["meshes"][node["mesh"]]["primitives"]
         return [self._primitive(p, matrix) for p in every if p.get("mode", TRIANGLES) >= TRIANGLES]
 
-    def _primitive(self, primitive: dict[str, Any], matrix: NDArray[np.float64]) -> dict[str, Any]:
-        attributes = primitive["attributes"]
+    def _primitive(self, primitive: dict[str, Any], matrix: NDArray[np.float64]) -> tuple[int, Mesh]:
+        attributes, material = primitive["attributes"], primitive.get("material", -1)
         vertices = self.values(attributes["POSITION"])
         index = np.arange(len(vertices)) if "indices" not in primitive else self.values(primitive["indices"])[:, 0]
         faces = _strips(_signed(index), primitive.get("mode", TRIANGLES))
@@ -143,14 +144,15 @@ class _Scene:
             vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
             if np.linalg.det(matrix[:3, :3]) < 0:
                 faces = faces[:, ::-1]  # a mirror turns every face around
-        colors = _to_srgb(self.values(attributes["COLOR_0"])[:, :3]) if "COLOR_0" in attributes else None
-        return {
-            "vertices": np.ascontiguousarray(vertices, np.float32),
-            "faces": np.ascontiguousarray(faces),
-            "material": primitive.get("material", -1),
-            "colors": colors,
-            "attributes": attributes,
-        }
+        color, picture = self.look(material)
+        return material, Mesh(
+            np.ascontiguousarray(vertices, np.float32),
+            np.ascontiguousarray(faces),
+            colors=np.array([color], np.uint8),
+            vertex_colors=_to_srgb(self.values(attributes["COLOR_0"])[:, :3]) if "COLOR_0" in attributes else None,
+            uv=None if picture is None else self.coordinates(attributes, faces),
+            textures=(picture,),
+        )
 
     def coordinates(self, attributes: dict[str, int], faces: NDArray[np.int32]) -> NDArray[np.float32]:
         """The texture coordinate of each corner, [F, 3, 2]."""
@@ -160,10 +162,13 @@ class _Scene:
         return np.stack([uv[..., 0], 1 - uv[..., 1]], axis=-1).astype(np.float32)  # glTF counts v from above
 
     def look(self, material: int) -> Look:
-        """The colour and the picture of a material."""
-        if material < 0:
-            return GREY, None
-        surface = self.document["materials"][material].get("pbrMetallicRoughness", {})
+        """The colour and the picture of a material, which is read once."""
+        if material not in self.looks:
+            self.looks[material] = self._look(self.document["materials"][material])
+        return self.looks[material]
+
+    def _look(self, material: dict[str, Any]) -> Look:
+        surface = material.get("pbrMetallicRoughness", {})
         color = _to_srgb(np.array(surface.get("baseColorFactor", (1, 1, 1, 1))[:3], np.float64))
         if "baseColorTexture" not in surface:
             return tuple(color), None
@@ -195,7 +200,7 @@ class _Scene:
         accessor = self.document["accessors"][index]
         if "sparse" in accessor or "bufferView" not in accessor:
             raise Unreadable("it has a sparse accessor, which is not read here: export it without")
-        kind = np.dtype(TYPES[accessor["componentType"]])
+        kind = TYPES[accessor["componentType"]]
         width, count = WIDTHS[accessor["type"]], accessor["count"]
         data, stride = self._view(accessor["bufferView"])
         start, stride = accessor.get("byteOffset", 0), stride or width * kind.itemsize
@@ -213,7 +218,7 @@ def _local(node: dict[str, Any]) -> NDArray[np.float64]:
     """
     if "matrix" in node:
         return np.array(node["matrix"], np.float64).reshape(4, 4).T  # written column by column
-    if not {"rotation", "scale", "translation"} & set(node):
+    if MOVES.isdisjoint(node):
         return IDENTITY
     x, y, z, w = node.get("rotation", (0, 0, 0, 1))
     out = np.eye(4)
