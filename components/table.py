@@ -134,6 +134,24 @@ class Rows:
         columns = {name: tensor_of(picked[name]) for name in picked.column_names if name not in ("id", "split")}
         return cls(columns, [ids[p] for p in wanted], label, labels, representation)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """The rows of several parts of one split, one part after the other."""
+        first = parts[0]
+        columns = {name: _joined([part[name] for part in parts]) for name in first.columns}
+        label = torch.cat([part.label for part in parts])
+        rows = cls(columns, [name for part in parts for name in part.ids], label, first.labels, first.representation)
+        rows.id = torch.cat([part.id for part in parts])
+        return rows
+
+    def picked(self, index: Any) -> "Rows":
+        """The rows at `index`, [B]."""
+        at = torch.as_tensor(np.asarray(index), dtype=torch.int64, device=self.label.device)
+        columns = {name: taken(column, at) for name, column in self.columns.items()}
+        rows = Rows(columns, [self.ids[n] for n in index], self.label[at], self.labels, self.representation)
+        rows.id = self.id[at]
+        return rows
+
     def to(self, device: torch.device | str) -> "Rows":
         """The same rows on a device."""
         moved = {name: _to(column, device) for name, column in self.columns.items()}
@@ -179,6 +197,14 @@ def _values(array: pa.Array) -> Tensor:
 
 def _to(column: Any, device: torch.device | str) -> Any:
     return tuple(part.to(device) for part in column) if isinstance(column, tuple) else column.to(device)
+
+
+def _joined(columns: Sequence[Any]) -> Any:
+    if not isinstance(columns[0], tuple):
+        return torch.cat(list(columns))
+    starts = np.cumsum([0, *(len(values) for values, _ in columns)])
+    ends = [offsets[1:] + int(start) for (_, offsets), start in zip(columns, starts, strict=False)]
+    return torch.cat([values for values, _ in columns]), torch.cat([columns[0][1][:1], *ends])
 
 
 def taken(column: Any, index: Tensor) -> Any:

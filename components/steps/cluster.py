@@ -4,7 +4,7 @@ What the steps share of Ray: work spread over a cluster, a group of workers, and
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,20 @@ Workers = int | tuple[int, int]
 
 
 def spread(
-    function: Callable[..., Any], items: Sequence[Any], held: tuple[Any, ...], *, on: str, context: Context
-) -> Iterator[tuple[Any, Any]]:
+    function: Callable[..., Any],
+    items: Sequence[Any],
+    held: tuple[Any, ...],
+    *,
+    on: str,
+    context: Context,
+    spare: int = 0,
+) -> Generator[tuple[Any, Any]]:
     """
     Pairs of an item and `function(item, *held)`, in no order, from this process or from Ray Data.
 
     `on` is "here", "ray" or "auto": the first items are timed here, and Ray Data takes the rest if much is left. Even
-    for "ray" the first is done here: it compiles the kernels once, for all workers of the node to load.
+    for "ray" the first is done here: it compiles the kernels once, for all workers of the node to load. `spare` CPUs
+    are left to what runs beside it.
     """
     waiting, began, seconds = list(items), time.monotonic(), 0.0
     while waiting:
@@ -45,8 +52,9 @@ def spread(
         if on == "ray" or (on == "auto" and seconds * len(waiting) > SMALL):
             break
     if waiting:
-        blocks = _blocks(len(waiting), seconds, context.resources.get("CPU", 1))
-        yield from _on_ray(function, waiting, held, blocks, context)
+        cpus = max(1.0, context.resources.get("CPU", 1) - spare)
+        blocks = _blocks(len(waiting), seconds, cpus)
+        yield from _on_ray(function, waiting, held, blocks, cpus, context)
 
 
 def _blocks(count: int, seconds: float, cpus: float) -> int:
@@ -56,7 +64,7 @@ def _blocks(count: int, seconds: float, cpus: float) -> int:
 
 
 def _on_ray(
-    function: Callable[..., Any], items: list[Any], held: tuple[Any, ...], blocks: int, context: Context
+    function: Callable[..., Any], items: list[Any], held: tuple[Any, ...], blocks: int, cpus: float, context: Context
 ) -> Iterator[tuple[Any, Any]]:
     import ray
     from ray import cloudpickle
@@ -72,6 +80,7 @@ def _on_ray(
         return {"place": batch["place"], "result": np.array(results, dtype=object)}
 
     places = ray.data.from_items([{"place": place} for place in range(len(items))], override_num_blocks=blocks)
+    places.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(cpu=cpus)
     # one item a batch: progress comes as items end, and a killed job keeps those that did
     for batch in places.map_batches(work, batch_size=1).iter_batches(batch_size=None):
         for place, result in zip(batch["place"], batch["result"], strict=True):

@@ -1,46 +1,60 @@
 """
-The feed of what does not fit in memory, or is not made yet: shards pass through Ray Data, shuffled in a buffer.
+The feeds of what is not made yet, or does not fit in memory.
 
-Unlike the indexed feed its batches depend on the number of workers, and a training that continues begins its pass
-over the data anew. Of a table it is pass after pass. Of a source it is one pass, whose tasks make the shards that are
-not in the store and keep them there; after it the training reads the store like any other.
+A source is followed: a Ray Data job makes its shards in their order, and the training takes each as it comes to the
+store. Its batches are a function of (seed, step), and it continues where it was. After that one pass it reads the store
+like any other.
+
+A table that does not fit in memory passes through Ray Data, shuffled in a buffer, pass after pass. Its batches depend
+on the number of workers, and a training that continues begins its pass anew.
 """
 
+import logging
+import time
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-import torch.distributed as dist
 
-from components import files
+from components import files, places
 from components.errors import DataError, UsageError
 from components.family import Family
 from components.representation import Representation
 from components.step import Context
-from components.steps.cluster import Workers, quiet
+from components.steps.cluster import Workers, quiet, spread
 from components.steps.preprocess import Work, make, make_missing
 from components.table import Rows, Table
 from components.training import Learner, World
 
 SHARE = 0.25  # of the machine's memory that a training split may take
 GROWTH = 4.0  # what zstd takes off, about
-BUFFER = 8  # batches that are shuffled among each other
+BUFFER = 8  # batches of a table that are shuffled among each other
+AHEAD = 2  # batches of a source that must be there to be shuffled: a shard is a random part of it
+LOOK = 0.2  # seconds between looks whether a shard is made
+PATIENCE = 60.0  # seconds without one, after which who waits for it makes it: its maker may wait for this one's CPU
 
 
-def too_large(table: Table, family: Family) -> bool:
-    """Whether a family's set would take too much of this machine's memory."""
+def too_large(data: Table | Work, family: Family, context: Context) -> bool:
+    """Whether a family's set would take too much of this machine's memory; of a source the first shard is the guide."""
     import psutil
 
-    stored = sum(shard.size for shard in table.set(family.representation()).shards)
+    if isinstance(data, Work):
+        known = [made.rows.size for keys in data.keys if (made := context.recall(keys[0])) and made.rows]
+        stored = sum(known) / max(len(known), 1) * len(data.keys)
+    else:
+        stored = sum(shard.size for shard in data.set(family.representation()).shards)
     return stored * GROWTH > SHARE * psutil.virtual_memory().total
 
 
 def check(workers: Workers, representation: Representation) -> None:
-    """Refuses what a stream cannot feed."""
+    """Refuses what Ray Data cannot feed."""
     if workers == 0:
         raise UsageError("A stream needs a worker of Ray Train, but `workers` is 0. Pass --workers 1.")
     if isinstance(workers, tuple):
@@ -52,13 +66,48 @@ def check(workers: Workers, representation: Representation) -> None:
         raise UsageError(f"A stream carries columns of one shape, but {ragged[0]} has another in each row.")
 
 
+@contextmanager
+def making(work: Work, workers: Workers, context: Context) -> Iterator[str]:
+    """
+    Makes the shards that a source lacks, in a thread, beside what is done inside.
+
+    Gives the address of a file that is written when no more will come: whoever waits for one then makes it, and meets
+    the error if there was one.
+    """
+    over, stop = f"{context.scratch}/over-{uuid.uuid4().hex[:8]}", Event()
+    spare = int(np.max(workers))
+    on = "auto" if context.resources.get("CPU", 1) > spare else "here"
+
+    def work_on() -> None:
+        try:
+            jobs = work.missing(context)
+            with closing(spread(make, jobs, (work.source, context), on=on, context=context, spare=spare)) as made:
+                while not stop.is_set() and next(made, None):
+                    pass
+        except Exception as error:
+            logging.getLogger(__name__).warning("no more shards are made ahead of the training: %s", error)
+        finally:
+            places.write(over, b"")
+
+    thread = Thread(target=work_on, name="shards")
+    thread.start()
+    try:
+        yield over
+    finally:
+        stop.set()
+        thread.join()
+
+
 @dataclass
 class Feed:
     """Where the rows of a training come from: a table in memory, one that passes by, or a source on its way to one."""
 
     data: Table | Work
     streamed: bool
+    """whether the table passes through Ray Data"""
     context: Context
+    over: str = ""
+    """the address of what `making` writes at its end; none where nobody makes a source's shards ahead"""
     judged: Rows | None = None
 
     def rows(self, family: Family) -> Rows:
@@ -74,68 +123,88 @@ class Feed:
         return rows
 
     def start(self, learner: Learner) -> None:
-        """Sends a learner's batches through Ray Data, unless it continues from a pass that is over."""
-        if not self.streamed:
-            return
-        resumed = isinstance(self.data, Work) and learner.state.step > 0
-        if resumed and _all(not self.data.missing(self.context), learner):  # type: ignore[union-attr]
-            self._read(learner)
-        else:
-            learner.feed = self._passes(learner) if isinstance(self.data, Table) else self._pass(learner)
+        """Gives a learner its batches, unless it cuts them from its rows."""
+        if isinstance(self.data, Work):
+            learner.feed = self._follow(learner)
+        elif self.streamed:
+            learner.feed = self._passes(learner)
 
-    def _passes(self, learner: Learner, passes: int | None = None) -> Iterator[dict[str, Any]]:
+    def _passes(self, learner: Learner) -> Iterator[dict[str, Any]]:
         from ray.train import get_dataset_shard
 
         shard = get_dataset_shard("train")
-        return batches(shard, learner.family.batch, self.context.seed, learner.world, learner.device, passes=passes)
+        return batches(shard, learner.family.batch, self.context.seed, learner.world, learner.device)
 
-    def _pass(self, learner: Learner) -> Iterator[dict[str, Any]]:
+    def _follow(self, learner: Learner) -> Iterator[dict[str, Any]]:
         """One pass while the shards are made, then what was kept."""
-        yield from self._passes(learner, 1)
-        self._read(learner)
+        yield from islice(self._first_pass(learner), learner.state.step, None)
+        table, family = self.table(), learner.family
+        if self.streamed:
+            learner.feed = self._passes(learner)
+        else:
+            rows = table.open(family.representation(), "train", getattr(family, "labels", ()))
+            learner.rows, learner.feed = rows.to(learner.device), None
         yield learner.batch(learner.state.step)
 
-    def _read(self, learner: Learner) -> None:
-        table, family = self.table(), learner.family
-        if too_large(table, family):
-            learner.feed = self._passes(learner)
-            return
-        rows = table.open(family.representation(), "train", getattr(family, "labels", ()))
-        learner.rows, learner.feed = rows.to(learner.device), None
+    def _first_pass(self, learner: Learner) -> Iterator[dict[str, Any]]:
+        """This worker's part of each batch: shard after shard, the rows of a few shuffled among each other."""
+        world, held = learner.world, list[Rows]()
+        for place, shard, last in self._shards(learner):
+            size = learner.state.phase.batch or learner.family.batch
+            held += [shard] if shard is not None and len(shard) else []
+            count = sum(map(len, held))
+            if count < (size if last else AHEAD * size):
+                continue
+            order = np.random.default_rng([learner.seed, place]).permutation(count)
+            rows, whole = Rows.joined(held), count // size * size
+            for batch in order[:whole].reshape(-1, size):
+                mine = np.arange(world.rank, size, world.size)
+                cut = rows.batch(batch[mine], row=mine, columns=learner.state.phase.columns)
+                yield {**cut, "index": torch.zeros_like(cut["index"])}  # places in the split are not known yet
+            held = [rows.picked(order[whole:])]
+
+    def _shards(self, learner: Learner) -> Iterator[tuple[int, Rows | None, bool]]:
+        """The training rows of one shard after another, as they are made, and whether it is the last."""
+        work = self.data
+        assert isinstance(work, Work)
+        for place in range(len(work.keys)):
+            self._wait(work, place)
+            if not learner.state.step and not learner.world.rank:
+                self.context.progress(place + 1, len(work.keys), "shards")
+            rows = shard_rows(work, place, self.context)
+            yield place, rows.to(learner.device) if rows is not None else None, place + 1 == len(work.keys)
+
+    def _wait(self, work: Work, place: int) -> None:
+        """Waits for a shard, while somebody may be making it."""
+        began = time.monotonic()
+        while self.over and self.context.recall(work.keys[place][0]) is None:
+            if places.read(self.over) is not None or time.monotonic() - began > PATIENCE:
+                self.over = ""
+            else:
+                time.sleep(LOOK)
 
     def table(self) -> Table:
-        """The table; of a source, with the shards that no pass has made yet."""
+        """The table; of a source, when its shards are made."""
         if isinstance(self.data, Work):
+            for place in range(len(self.data.keys)):
+                self._wait(self.data, place)
             make_missing(self.data, self.context, on="here")
             self.data = self.data.table(self.context)
         return self.data
 
     def may_judge(self, learner: Learner) -> bool:
-        """Whether the rows to choose by are made: all workers are past a stream, or at the end."""
-        ended = learner.state.step == learner.family.steps
-        return ended or not self.streamed or _all(isinstance(self.data, Table), learner)
+        """Whether the rows to choose by are made: past a pass that follows a source, or at the end."""
+        return isinstance(self.data, Table) or learner.state.step == learner.family.steps
 
     def held(self, learner: Learner) -> Rows:
         """The rows to choose by: the validation split, or the training rows where a method has no others (t-SNE)."""
         if self.judged is None:
-            if learner.world.rank == 0:
-                self.table()  # one worker makes what is missing; the others find it
-            if self.streamed and learner.world.size > 1:
-                dist.barrier()
             self.judged = judged(self.table(), learner.family, learner.rows).to(learner.device)
         return self.judged
 
     def adapted(self, family: Family) -> Representation:
         """The representation with what it learned."""
         return self.data.adapted[0] if isinstance(self.data, Work) else self.data.set(family.representation()).adapted
-
-
-def _all(said: bool, learner: Learner) -> bool:
-    """Whether every worker says so."""
-    told = torch.tensor(int(said), device=learner.device)
-    if learner.world.size > 1:
-        dist.all_reduce(told, dist.ReduceOp.MIN)
-    return bool(told)
 
 
 def judged(table: Table, family: Family, rows: Rows) -> Rows:
@@ -206,13 +275,11 @@ def _empty(representation: Representation) -> dict[str, np.ndarray]:
     return {**own, "label": np.zeros(0, np.int64), "id": np.zeros(0, np.int64)}
 
 
-def batches(
-    shard: Any, size: int, seed: int, world: World, device: torch.device, *, passes: int | None = None
-) -> Iterator[dict[str, Any]]:
+def batches(shard: Any, size: int, seed: int, world: World, device: torch.device) -> Iterator[dict[str, Any]]:
     """This worker's part of batch after batch, pass after pass; `size` is that of the global batch."""
     mine = len(range(world.rank, size, world.size))
     row = torch.arange(world.rank, size, world.size, device=device)
-    for number in count() if passes is None else range(passes):
+    for number in count():
         passed = shard.iter_batches(
             batch_size=mine,
             batch_format="numpy",

@@ -8,6 +8,7 @@ weights that are as good as the best on the validation split, within its standar
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,38 +55,39 @@ def train(
 
     `start` begins from another checkpoint's weights. `workers` and `gpus` (of each worker) are Ray Train's;
     `workers=0` trains in this process, `workers=(1, 4)` on as many as there is room for. `feed` is "indexed", from
-    memory, or "stream", through Ray Data; "auto" streams what would take more than a quarter of the memory.
+    memory, or "stream", through Ray Data; "auto" streams what would take more than a quarter of the memory. A source is
+    followed as its shards are made, and from the second pass on fed like a table.
     """
     gpus = gpus if gpus is not None else float(bool(context.resources.get("GPU", 0)))
     check_workers(workers, gpus, context.resources)
-    data = _work(family, table, feed, context) if isinstance(table, Streamed) else table
-    streamed = isinstance(data, Work) or feed == "stream" or (feed == "auto" and stream.too_large(data, family))
+    data = _work(family, table, context) if isinstance(table, Streamed) else table
+    streamed = feed == "stream" or (feed == "auto" and stream.too_large(data, family, context))
     if streamed:
         stream.check(workers, family.representation())
-    if isinstance(data, Work):
-        stream.first_rows(data, context)  # here: it compiles the kernels once, for all workers of the node to load
     context.note({"family": family, "workers": workers, "feed": "stream" if streamed else "indexed"})
-    task = Training(family, Feed(data, streamed, context), start, context, SAVE)
-    made = on_workers(
-        run_worker,
-        {"task": task},
-        workers=workers,
-        gpus=gpus,
-        scratch=context.scratch,
-        datasets={"train": stream.dataset(data, family, context)} if streamed else None,
-    )
+    making = stream.making(data, workers, context) if isinstance(data, Work) else nullcontext("")
+    with making as over:
+        task = Training(family, Feed(data, streamed, context, over), start, context, SAVE)
+        made = on_workers(
+            run_worker,
+            {"task": task},
+            workers=workers,
+            gpus=gpus,
+            scratch=context.scratch,
+            datasets={"train": stream.dataset(data, family, context)} if streamed else None,
+        )
     if not isinstance(made, Checkpoint):
         raise DataError("Ray Train ended without a checkpoint. `rayfield logs` has the workers' words.")
     return made
 
 
-def _work(family: Family, streamed: Streamed, feed: str, context: Context) -> Work:
-    """What a stream has to make."""
+def _work(family: Family, streamed: Streamed, context: Context) -> Work:
+    """What a stream has to make; its first shard is made at once: it compiles the kernels, and tells the size."""
     if streamed.representation != family.representation():
         raise UsageError(f"{family.name} learns from {family.representation()}, but got {streamed.representation}.")
-    if feed == "indexed":
-        raise UsageError("A stream is read while it is made, but `feed` is 'indexed'. Pass what `preprocess` makes.")
-    return Work.of(streamed.source, [streamed.representation], context)
+    work = Work.of(streamed.source, [streamed.representation], context)
+    stream.first_rows(work, context)
+    return work
 
 
 def run_worker(config: Mapping[str, Any]) -> Checkpoint:

@@ -48,7 +48,8 @@ class Lines:
             if line["kind"] == "metrics":
                 self.latest[key] = line["values"]
             elif line["kind"] == "progress":
-                self.first.setdefault(key, line)
+                if self.first.setdefault(key, line)["unit"] != line["unit"]:
+                    self.first[key] = line  # as workers wait for shards, then take steps
                 if self.now() - self.told.get(key, 0) >= SAID:
                     self.told[key] = self.now()
                     self._print(f". {node['title']}: {self._progress(key, line)}")

@@ -78,6 +78,20 @@ def test_the_order_of_rows_is_that_of_ids_whatever_the_shards():
     assert_close(one["cloud"], other["cloud"], rtol=0, atol=0)
 
 
+def test_parts_are_joined_and_picked_row_by_row():
+    parts = [rows_of([row("a", 3), row("b", 0)]), rows_of([row("d", 2)])]
+    whole, joined = rows_of([row("a", 3), row("b", 0), row("d", 2)]), Rows.joined(parts)
+    picked = joined.picked([2, 0])
+
+    assert joined.ids == whole.ids
+    for ours, theirs in ((joined.batch(range(3)), whole.batch(range(3))), (picked.batch([0]), whole.batch([2]))):
+        assert {n: v for n, v in ours.items() if n != "index"}.keys() == {n for n in theirs if n != "index"}
+        for name in ("cloud", "count", "id", "label"):
+            assert_close(ours[name], theirs[name], rtol=0, atol=0)
+        for name in ("codes", "edges"):
+            assert_close(ours[name], theirs[name], rtol=0, atol=0)
+
+
 def test_a_rows_own_split_wins_over_its_assets():
     rows = [row("a", 1), row("a", 2, "test"), row("c", 3)]
 

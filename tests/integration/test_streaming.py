@@ -3,6 +3,8 @@ A pipeline that trains while its shards are made, on a real Ray, through the com
 """
 
 import json
+import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ from click.testing import CliRunner
 
 from components.plain import decode
 from components.sources.folder import Folder
-from components.steps.preprocess import preprocess
+from components.steps import cluster
+from components.steps.preprocess import Work, preprocess
+from components.steps.stream import making
 from pipelines.cli import main
+from pipelines.engine.context import Running
 from pipelines.engine.store import Store
 from tests.meshes import small_voxnet, write_shapes
 
@@ -66,3 +71,21 @@ def test_a_run_makes_its_shards_while_it_trains_and_preprocess_finds_them_all(tm
     assert judged[-1] == 30
     here = preprocess(Folder(root=str(tmp_path / "shapes")), [small_voxnet().representation()], on="here")
     assert here.sets == table.sets
+
+
+def test_ray_data_makes_the_shards_and_leaves_the_workers_their_cpus(tmp_path, ray_session, monkeypatch, caplog):
+    monkeypatch.setattr(cluster, "SMALL", 0.0)
+    store, limits = Store(str(tmp_path / "store")), []
+    monkeypatch.setenv("RAYFIELD_STORE", store.address)
+    real = cluster._on_ray
+    monkeypatch.setattr(cluster, "_on_ray", lambda *told: limits.append(told[4]) or real(*told))
+    context = Running(store, "run", "key", ("components.steps.train",), seed=0, resources={"CPU": 3.0})
+    source = Folder(root=str(write_shapes(tmp_path / "shapes", each=64)))
+    work = Work.of(source, [small_voxnet().representation()], context)
+    with caplog.at_level(logging.WARNING), making(work, 2, context) as over:
+        while not Path(over).exists() and not caplog.text:
+            time.sleep(0.05)
+
+    assert caplog.text == ""
+    assert limits == [1.0]
+    assert work.missing(context) == []

@@ -1,13 +1,17 @@
 """
-The feed of a stream, in this process: what passes, what follows it, and what it refuses; Ray Data is integration's.
+The feed of what is not made yet, in this process: it is followed, then read; Ray Data is integration's.
 """
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray.train
 import torch
@@ -22,8 +26,10 @@ from components.sources.folder import Folder
 from components.step import Printing
 from components.steps import stream
 from components.steps.preprocess import Streamed, Work, preprocess
-from components.steps.stream import Feed, _columns, _empty, check, first_rows, shard_rows
+from components.steps.stream import Feed, _columns, _empty, check, first_rows, making, shard_rows, too_large
 from components.steps.train import Training, train
+from components.table import stable_hash
+from components.training import Learner, World
 from pipelines.engine.context import Running
 from pipelines.engine.drawing import Node, draw
 from pipelines.engine.store import Store
@@ -40,23 +46,6 @@ class Counted(Folder):
         return super().open(asset)
 
 
-class Shard:
-    """A Ray Data shard without Ray: batches of what `read` makes of each place, in order."""
-
-    def __init__(self, read: Any, places: int) -> None:
-        self.read, self.places, self.passes = read, places, 0
-
-    def iter_batches(self, *, batch_size: int, **_: Any) -> Iterator[dict[str, np.ndarray]]:
-        self.passes += 1
-        held: dict[str, np.ndarray] = {}
-        for place in range(self.places):
-            more = self.read(place)
-            held = {name: np.concatenate([held[name], more[name]]) if held else more[name] for name in more}
-            while len(held["id"]) >= batch_size:
-                yield {name: column[:batch_size] for name, column in held.items()}
-                held = {name: column[batch_size:] for name, column in held.items()}
-
-
 FAMILY = small_voxnet(steps=20, batch=4, dropout=0.0)  # some 24 rows to learn from make a pass of 6 updates
 
 
@@ -67,70 +56,103 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
     return Counted(root=str(write_shapes(tmp_path / "shapes", each=12)))
 
 
-@pytest.fixture
-def shard(source: Counted, monkeypatch: pytest.MonkeyPatch) -> Shard:
-    """What `get_dataset_shard` gives, over a context that the tests set."""
-    made = Shard(None, 0)
-    monkeypatch.setattr(ray.train, "get_dataset_shard", lambda name: made)
-    return made
-
-
 def work_of(source: Folder, context: Printing) -> Work:
     return Work.of(source, [FAMILY.representation()], context)
 
 
-def trained(source: Folder, shard: Shard, context: Printing, family: Family = FAMILY) -> Checkpoint:
+def trained(source: Folder, context: Printing, family: Family = FAMILY, *, streamed: bool = False) -> Checkpoint:
+    """A training that follows the making of its shards."""
     work = work_of(source, context)
-
-    def read(place: int) -> dict[str, np.ndarray]:
-        rows = shard_rows(work, place, context)
-        return _empty(work.adapted[0]) if rows is None else _columns(rows)
-
-    shard.read, shard.places = read, len(work.groups)
-    return Training(family, Feed(work, True, context), None, context, 0.0).run(torch.device("cpu"))
+    first_rows(work, context)
+    with making(work, 1, context) as over:
+        return Training(family, Feed(work, streamed, context, over), None, context, 0.0).run(torch.device("cpu"))
 
 
-def test_each_asset_is_decoded_once_and_a_later_preprocess_finds_every_shard(source, shard):
+def train_rows(source: Folder) -> int:
+    return sum(asset.split == "train" for asset in source.rows())
+
+
+def test_each_asset_is_decoded_once_and_a_later_preprocess_finds_every_shard(source):
     context = Printing()
-    trained(source, shard, context)
+    trained(source, context)
     opened = list(source.opened)
     table = preprocess.run(preprocess.bind((source, [FAMILY.representation()]), {"on": "here"}), context)
 
     assert sorted(opened) == sorted(asset.id for asset in source.rows())
     assert list(source.opened) == opened
-    assert len(table.sets[0].shards) == shard.places == 4
+    assert len(table.sets[0].shards) == 4
 
 
-def test_one_pass_streams_and_the_rest_is_read(source, shard):
-    trained(source, shard, Printing())
+def followed(source: Folder, rank: int = 0, size: int = 1, after: int = 0) -> list[list[int]]:
+    """The ids in each batch of the pass over a source."""
+    context = Printing()
+    work = work_of(source, context)
+    rows = first_rows(work, context)
+    learner = Learner.begin(FAMILY.adapt(rows), rows, world=World(rank, size))
+    batches = Feed(work, False, context)._first_pass(learner)
+    return [batch["id"].tolist() for batch in islice(batches, after, None)]
 
-    assert shard.passes == 1
+
+def test_a_pass_has_each_row_once_but_for_the_last_few(source):
+    batches = followed(source)
+    seen = [one for batch in batches for one in batch]
+
+    assert [len(batch) for batch in batches] == [FAMILY.batch] * (train_rows(source) // FAMILY.batch)
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= {stable_hash(asset.id) for asset in source.rows() if asset.split == "train"}
 
 
-def test_nothing_is_judged_before_its_rows_are_made(source, shard):
+def test_a_pass_is_the_same_for_one_worker_and_for_two(source):
+    one, (left, right) = followed(source), (followed(source, rank, 2) for rank in range(2))
+
+    assert one == [[*chain(*zip(a, b, strict=True))] for a, b in zip(left, right, strict=True)]
+
+
+def test_the_rows_of_a_pass_are_shuffled(source):
+    context = Printing()
+    work = work_of(source, context)
+    order = [one for n in range(len(work.groups)) for one in shard_rows(work, n, context).id.tolist()]
+    seen = [one for batch in followed(source) for one in batch]
+
+    assert seen != order[: len(seen)]
+
+
+def test_what_is_too_little_for_a_batch_is_read_at_once(source):
+    family = replace(FAMILY, batch=train_rows(source) + 1, steps=2)
+    losses = [line["loss"] for line in trained(source, Printing(), family).curves() if "loss" in line]
+
+    assert len(losses) == 2 and np.isfinite(losses).all()
+
+
+def test_nothing_is_judged_before_its_rows_are_made(source):
     """20 updates have ten moments to judge; a pass is over before the half of them."""
-    lines = trained(source, shard, Printing()).curves()
+    lines = trained(source, Printing()).curves()
 
-    train_rows = sum(asset.split == "train" for asset in source.rows())
     judged = [line["step"] for line in lines if "val_loss" in line]
-    assert judged == [step for step in range(2, 21, 2) if step > train_rows // FAMILY.batch]
+    assert judged == [step for step in range(2, 21, 2) if step > train_rows(source) // FAMILY.batch]
     assert judged[-1] == 20
 
 
-def test_shards_that_are_in_the_store_give_the_same_weights(source, shard, tmp_path):
-    cold = trained(source, shard, Printing())
+def test_shards_that_are_in_the_store_give_the_same_weights(source):
+    cold = trained(source, Printing())
     context = Printing()
     preprocess.run(preprocess.bind((source, [FAMILY.representation()]), {"on": "here"}), context)
     opened = source.opened
-    warm = trained(source, shard, context)
+    warm = trained(source, context)
 
     assert warm.weights == cold.weights
     assert source.opened == opened
 
 
-def test_a_training_that_ends_before_the_pass_makes_what_it_is_judged_by(source, shard):
+def test_a_training_in_the_steps_own_process_follows_too(source):
+    whole = train.bind((FAMILY, preprocess.stream(source, FAMILY.representation())), {"workers": 0})
+
+    assert train.run(whole, Printing()).weights == trained(source, Printing()).weights
+
+
+def test_a_training_that_ends_before_the_pass_makes_what_it_is_judged_by(source):
     context, short = Printing(), replace(FAMILY, steps=2)
-    checkpoint = trained(source, shard, context, short)
+    checkpoint = trained(source, context, short)
 
     assert work_of(source, context).missing(context) == []
     assert [line["step"] for line in checkpoint.curves() if "val_loss" in line] == [2]
@@ -140,10 +162,9 @@ class Killed(BaseException):
     """Nobody catches it: the process is gone."""
 
 
-@pytest.mark.parametrize(("at", "passes"), [(4, 2), (15, 1)])
-def test_a_killed_training_begins_its_pass_anew_or_reads_the_store_where_it_is_over(
-    source, shard, tmp_path, monkeypatch, at, passes
-):
+@pytest.mark.parametrize("at", [4, 15])
+def test_a_killed_training_goes_on_where_it_was(source, tmp_path, monkeypatch, at):
+    """In the pass over the source, and past it."""
     context = Printing(folder=str(tmp_path / "scratch"))
     real = Printing.log
 
@@ -155,12 +176,134 @@ def test_a_killed_training_begins_its_pass_anew_or_reads_the_store_where_it_is_o
     with monkeypatch.context() as patch:
         patch.setattr(Printing, "log", log)
         with pytest.raises(Killed):
-            trained(source, shard, context)
-    continued = trained(source, shard, context)
+            trained(source, context)
+    continued = trained(source, context)
 
-    assert shard.passes == passes
-    steps = [line["step"] for line in continued.curves() if "loss" in line]
-    assert steps == list(range(1, 21))
+    assert [line["step"] for line in continued.curves() if "loss" in line] == list(range(1, 21))
+    assert continued.weights == trained(source, Printing()).weights
+
+
+# Who makes the shards
+
+
+def test_shards_that_their_maker_gives_up_are_made_by_who_waits(source, monkeypatch, caplog):
+    whole = trained(source, Printing())
+
+    def broken(*_: Any, **__: Any) -> Iterator[Any]:
+        raise RuntimeError("no Ray")
+        yield
+
+    monkeypatch.setattr(stream, "spread", broken)
+    context = Printing()
+
+    assert trained(source, context).weights == whole.weights
+    assert work_of(source, context).missing(context) == []
+    assert "no more shards are made ahead of the training: no Ray" in caplog.text
+
+
+def test_who_waits_too_long_makes_the_shard(source, monkeypatch):
+    """Two streams may each have the CPU that the other's shards are to be made on."""
+    monkeypatch.setattr(stream, "PATIENCE", 0.0)
+    context = Printing()
+    feed = Feed(work_of(source, context), False, context, over=f"{context.scratch}/never")
+
+    assert sum(len(rows) for _, rows, _ in feed._shards(a_learner(source)) if rows is not None) == train_rows(source)
+
+
+def a_learner(source: Folder) -> Learner:
+    context = Printing()
+    rows = first_rows(work_of(source, context), context)
+    return Learner.begin(FAMILY.adapt(rows), rows)
+
+
+def test_a_shard_is_waited_for_while_it_is_made(source, monkeypatch):
+    monkeypatch.setattr(stream, "LOOK", 0.01)
+    context = Printing()
+    work = work_of(source, context)
+    feed = Feed(work, False, context, over=f"{context.scratch}/never")
+    waits = threading.Thread(target=feed._wait, args=(work, 0))
+    waits.start()
+    waits.join(0.1)
+    waited = waits.is_alive()
+    shard_rows(work, 0, context)
+    waits.join(10)
+
+    assert waited and not waits.is_alive()
+    assert feed.over
+
+
+def test_no_more_shards_are_made_when_the_training_has_failed(source, monkeypatch):
+    ended = []
+
+    def endless(*_: Any, **__: Any) -> Iterator[Any]:
+        try:
+            while True:
+                yield "job", True
+        finally:
+            ended.append("closed")
+
+    monkeypatch.setattr(stream, "spread", endless)
+    context = Printing()
+    with pytest.raises(DataError, match="nothing learned"), making(work_of(source, context), 1, context):
+        raise DataError("nothing learned")
+
+    assert ended == ["closed"]
+    assert all(thread.name != "shards" for thread in threading.enumerate())
+
+
+def test_where_the_workers_take_every_cpu_the_shards_are_made_without_one(source, monkeypatch):
+    told = list[str]()
+
+    def spread(*_: Any, on: str, **__: Any) -> Iterator[Any]:
+        told.append(on)
+        yield from ()
+
+    monkeypatch.setattr(stream, "spread", spread)
+    for cpus, workers in ((2.0, 1), (2.0, 2), (4.0, (1, 4)), (4.0, (1, 3))):
+        context = Printing(resources={"CPU": cpus})
+        with making(work_of(source, context), workers, context):
+            pass
+
+    assert told == ["auto", "here", "here", "auto"]
+
+
+class Shard:
+    """A Ray Data shard without Ray: batches of what is made, pass after pass."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, np.ndarray]] = []
+        self.passes = 0
+
+    def iter_batches(self, *, batch_size: int, **_: Any) -> Iterator[dict[str, np.ndarray]]:
+        self.passes += 1
+        whole = {name: np.concatenate([part[name] for part in self.rows]) for name in self.rows[0]}
+        for start in range(0, len(whole["id"]) - batch_size + 1, batch_size):
+            yield {name: column[start : start + batch_size] for name, column in whole.items()}
+
+
+def test_what_is_too_large_passes_through_ray_data_from_the_second_pass_on(source, monkeypatch):
+    shard, context = Shard(), Printing()
+    work = work_of(source, context)
+    shard.rows = [_columns(rows) for n in range(len(work.groups)) if (rows := shard_rows(work, n, context)) is not None]
+    monkeypatch.setattr(ray.train, "get_dataset_shard", lambda name: shard)
+    trained(source, context, streamed=True)
+
+    rest = FAMILY.steps - train_rows(source) // FAMILY.batch
+    assert shard.passes == -(-rest // (train_rows(source) // FAMILY.batch))
+
+
+def test_the_first_shard_tells_whether_a_source_is_too_large(source, monkeypatch):
+    context = Printing()
+    work = work_of(source, context)
+    first_rows(work, context)
+    stored = context.recall(work.keys[0][0]).rows.size * len(work.keys) * stream.GROWTH
+
+    def answer(memory: float) -> bool:
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=memory))
+        return too_large(work, FAMILY, context)
+
+    assert answer(stored / stream.SHARE * 0.99)
+    assert not answer(stored / stream.SHARE * 1.01)
 
 
 def test_a_shard_of_which_nothing_can_be_read_is_empty(tmp_path):
@@ -189,18 +332,6 @@ def test_a_stream_of_what_the_family_does_not_read_is_refused(source):
         train(FAMILY, preprocess.stream(source, small_pointnet().representation()))
 
 
-def test_an_indexed_feed_of_a_stream_is_refused(source):
-    with pytest.raises(UsageError, match="is read while it is made, but `feed` is 'indexed'. Pass what `preprocess`"):
-        train(FAMILY, preprocess.stream(source, FAMILY.representation()), feed="indexed")
-
-
-def test_a_stream_without_a_worker_makes_nothing(source):
-    with pytest.raises(UsageError, match="A stream needs a worker of Ray Train"):
-        train(FAMILY, preprocess.stream(source, FAMILY.representation()), workers=0)
-
-    assert source.opened == ()
-
-
 def test_a_column_of_another_shape_in_each_row_is_refused():
     class Ragged:
         def columns(self) -> dict[str, Any]:
@@ -217,13 +348,6 @@ def test_a_stream_is_written_down_and_read_back(source):
 
     assert isinstance(streamed, Streamed)
     assert decode(encode(streamed)) == streamed
-
-
-def test_too_large_a_table_is_streamed_again_after_the_pass(source, shard, monkeypatch):
-    monkeypatch.setattr(stream, "too_large", lambda *_: True)
-    trained(source, shard, Printing())
-
-    assert shard.passes > 2
 
 
 # In a pipeline
