@@ -49,6 +49,8 @@ def submit(
     from pipelines.engine.plans import nodes
 
     jobs = Jobs.at(address)
+    if mismatch := jobs.mismatch():
+        click.echo(f"  ! {mismatch}", err=True)
     found, attached = submissions.submit(request, nodes(request, place), place, jobs, names)
     click.echo(f"  {'attached to' if attached else 'submitted'} {found.run} at {found.address}", err=True)
     code = None if no_wait else _follow(place, found, jobs)

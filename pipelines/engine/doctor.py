@@ -4,7 +4,6 @@
 
 import importlib.metadata
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Callable
@@ -95,16 +94,12 @@ def _mlflow(_: Store) -> tuple[bool, str]:
 
 
 def _cluster(_: Store) -> tuple[bool, str]:
-    """Keys hold the versions of packages: with others on the cluster neither side finds what the other made."""
     address = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if not address:
         return True, "none (RAY_API_SERVER_ADDRESS names one): Ray is started here"
-    from pipelines.engine.jobs import Jobs
+    from pipelines.engine.jobs import Jobs, own_versions
 
     cluster = Jobs.at(address)
-    own = {"python": platform.python_version(), "ray": importlib.metadata.version("ray")}
-    there = cluster.versions()
-    wrong = [f"{name} {there[name]} there, {own[name]} here" for name in own if there[name] != own[name]]
-    remedy = ". Build the cluster's image from constraints.txt, or use its Python here"
-    same = ", ".join(f"{name} {version}" for name, version in own.items())
-    return not wrong, f"{cluster.address}: " + ("; ".join(wrong) + remedy if wrong else f"{same} on both sides")
+    wrong = cluster.mismatch()
+    same = ", ".join(f"{name} {version}" for name, version in own_versions().items())
+    return not wrong, f"{cluster.address}: {wrong or f'{same} on both sides'}"

@@ -2,8 +2,10 @@
 Ray Jobs, in as many words as the engine needs: reach a cluster, hand it a job, ask after it, stop it.
 """
 
+import importlib.metadata
 import logging
 import os
+import platform
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -87,7 +89,14 @@ class Jobs:
         """The cluster's Python and Ray."""
         with _in_one_line(self.address):
             found = (self._get("/api/v0/cluster_metadata") or {}).get("data", {})
-            return {"python": str(found.get("pythonVersion", "")), "ray": str(found.get("rayVersion", ""))}
+            return {"Python": str(found.get("pythonVersion", "")), "Ray": str(found.get("rayVersion", ""))}
+
+    def mismatch(self) -> str:
+        """How the cluster's Python and Ray differ from those here: keys hold versions. "" if they do not."""
+        there, here = self.versions(), own_versions()
+        wrong = [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
+        remedy = "neither side finds what the other made. Build the cluster's image from constraints.txt"
+        return f"{'; '.join(wrong)}: {remedy}" if wrong else ""
 
     def is_here(self) -> bool:
         """Whether each node of the cluster is this machine: an address on 127.0.0.1 may lead anywhere."""
@@ -104,6 +113,10 @@ class Jobs:
             raise RuntimeError(f"{path}: {answer.status_code} {answer.text[:200]}")
         found: dict[str, Any] = answer.json()
         return found
+
+
+def own_versions() -> dict[str, str]:
+    return {"Python": platform.python_version(), "Ray": importlib.metadata.version("ray")}
 
 
 def enable_token() -> None:

@@ -2,7 +2,9 @@
 Jobs: a cluster that does not answer is said in one line, at once. What one answers: tests/integration/test_clusters.py.
 """
 
+import importlib.metadata
 import os
+import platform
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +65,21 @@ def test_a_cluster_whose_agents_come_late_is_waited_for(hurry):
 def test_a_cluster_without_agents_says_what_to_do(hurry):
     with pytest.raises(RayfieldError, match="start the head with --dashboard-agent-listen-port=0"):
         Jobs("http://head:8265", Head(late=1000)).submit("a", "true", Path("a.zip"), {})
+
+
+def test_a_cluster_with_other_versions_is_told_from_one_with_the_same(monkeypatch):
+    class Versions:
+        said = {"pythonVersion": platform.python_version(), "rayVersion": importlib.metadata.version("ray")}
+
+        def _do_request(self, *_: str, timeout: float) -> SimpleNamespace:
+            return SimpleNamespace(status_code=200, ok=True, text="", json=lambda: {"data": self.said})
+
+    jobs = Jobs("http://head:8265", Versions())
+    same = jobs.mismatch()
+    Versions.said = {**Versions.said, "rayVersion": "2.1.0"}
+
+    assert same == ""
+    assert jobs.mismatch().startswith(f"Ray 2.1.0 there, {importlib.metadata.version('ray')} here: neither side finds")
 
 
 def test_a_token_that_is_named_is_sent(monkeypatch):
