@@ -84,6 +84,7 @@ def test_parts_are_joined_and_picked_row_by_row():
     picked = joined.picked([2, 0])
 
     assert joined.ids == whole.ids
+    assert picked.ids == ["d", "a"]
     for ours, theirs in ((joined.batch(range(3)), whole.batch(range(3))), (picked.batch([0]), whole.batch([2]))):
         assert {n: v for n, v in ours.items() if n != "index"}.keys() == {n for n in theirs if n != "index"}
         for name in ("cloud", "count", "id", "label"):

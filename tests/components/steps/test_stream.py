@@ -5,7 +5,7 @@ The feed of what is not made yet, in this process: it is followed, then read; Ra
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,14 +83,13 @@ def test_each_asset_is_decoded_once_and_a_later_preprocess_finds_every_shard(sou
     assert len(table.sets[0].shards) == 4
 
 
-def followed(source: Folder, rank: int = 0, size: int = 1, after: int = 0) -> list[list[int]]:
+def followed(source: Folder, rank: int = 0, size: int = 1, family: Family = FAMILY) -> list[list[int]]:
     """The ids in each batch of the pass over a source."""
     context = Printing()
     work = work_of(source, context)
     rows = first_rows(work, context)
-    learner = Learner.begin(FAMILY.adapt(rows), rows, world=World(rank, size))
-    batches = Feed(work, False, context)._first_pass(learner)
-    return [batch["id"].tolist() for batch in islice(batches, after, None)]
+    learner = Learner.begin(family.adapt(rows), rows, world=World(rank, size))
+    return [batch["id"].tolist() for batch in Feed(work, False, context)._first_pass(learner)]
 
 
 def test_a_pass_has_each_row_once_but_for_the_last_few(source):
@@ -100,6 +99,12 @@ def test_a_pass_has_each_row_once_but_for_the_last_few(source):
     assert [len(batch) for batch in batches] == [FAMILY.batch] * (train_rows(source) // FAMILY.batch)
     assert len(set(seen)) == len(seen)
     assert set(seen) <= {stable_hash(asset.id) for asset in source.rows() if asset.split == "train"}
+
+
+def test_the_last_rows_make_a_batch_where_they_are_enough(source):
+    size = train_rows(source) - 1
+
+    assert [len(batch) for batch in followed(source, family=replace(FAMILY, batch=size))] == [size]
 
 
 def test_a_pass_is_the_same_for_one_worker_and_for_two(source):
