@@ -2,8 +2,6 @@
 The doctor: finds what is wrong, and says it.
 """
 
-import importlib.metadata
-import platform
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 from components import places
 from pipelines.engine import doctor
 from pipelines.engine.doctor import examine
-from pipelines.engine.jobs import Jobs
+from pipelines.engine.jobs import Jobs, own_versions
 from pipelines.engine.store import Store
 
 
@@ -89,22 +87,11 @@ def test_a_check_that_cannot_be_made_is_a_finding(store, monkeypatch):
     assert row(store, "mlflow") == {"what": "mlflow", "ok": False, "found": "ConnectionError: nobody answers"}
 
 
-class Cluster:
-    """Of another Ray, or of the same."""
-
-    address = "http://head:8265"
-
-    def __init__(self, **other: str) -> None:
-        self.other = other
-
-    def versions(self) -> dict[str, str]:
-        return {"python": platform.python_version(), "ray": importlib.metadata.version("ray"), **self.other}
-
-
-@pytest.mark.parametrize(("other", "ok"), [({}, True), ({"ray": "2.9.0"}, False), ({"python": "3.9.1"}, False)])
+@pytest.mark.parametrize(("other", "ok"), [({}, True), ({"Ray": "2.9.0"}, False), ({"Python": "3.9.1"}, False)])
 def test_another_python_or_ray_on_the_cluster_is_found_with_its_remedy(store, monkeypatch, other, ok):
-    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", Cluster.address)
-    monkeypatch.setattr(Jobs, "at", lambda _: Cluster(**other))
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://head:8265")
+    monkeypatch.setattr(Jobs, "at", lambda address: Jobs(address, None))
+    monkeypatch.setattr(Jobs, "versions", lambda _: {**own_versions(), **other})
 
     found = row(store, "cluster")
     assert found["ok"] is ok
