@@ -195,7 +195,7 @@ def _run(plan: Plan, states: Mapping[int, File | None], level: int, table: Table
 def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context) -> None:
     from ray import tune as ray_tune
 
-    store = files.root()
+    store, steps = files.root(), next(iter(climbs.values())).steps
 
     def trainable(config: dict[str, Any]) -> None:
         files.use(store)
@@ -209,7 +209,7 @@ def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             self.ended += 1
-            context.progress(self.ended, len(climbs), "trials")
+            context.progress(self.ended, len(climbs), f"trials to step {steps}")
 
     ray_tune.Tuner(
         ray_tune.with_resources(trainable, {"CPU": 1}),

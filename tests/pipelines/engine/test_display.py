@@ -86,6 +86,19 @@ def test_progress_is_a_line_now_and_then_with_the_time_left(lines, clock):
     ]
 
 
+def test_the_time_left_is_that_of_what_is_counted_now(lines, clock):
+    """A training waits for shards, then takes steps: the shards' pace says nothing of the steps'."""
+    shown, written = lines
+    shown.began(SECOND)
+    shown.said(SECOND, [progress(1, 4, "shards", at=clock.now)])
+    clock.now += 10 * SAID
+    shown.said(SECOND, [progress(20, at=clock.now)])
+    clock.now += SAID
+    shown.said(SECOND, [progress(50, at=clock.now)])
+
+    assert written()[-2:] == [". train voxnet: 20/100 steps", ". train voxnet: 50/100 steps  about 50 s left"]
+
+
 def test_another_attempt_says_so(lines):
     shown, written = lines
     shown.began(FIRST)
