@@ -188,7 +188,8 @@ class Feed:
         if isinstance(self.data, Work):
             for place in range(len(self.data.keys)):
                 self._wait(self.data, place)
-            make_missing(self.data, self.context, on="here")
+            if self.data.missing(self.context):
+                make_missing(self.data, self.context, on="here")
             self.data = self.data.table(self.context)
         return self.data
 

@@ -149,6 +149,16 @@ def test_shards_that_are_in_the_store_give_the_same_weights(source):
     assert source.opened == opened
 
 
+def test_a_training_says_which_shards_it_has_until_it_has_taken_a_step(source, monkeypatch):
+    said = []
+    monkeypatch.setattr(Printing, "progress", lambda self, done, total, unit: said.append((done, total, unit)))
+    trained(source, Printing())
+
+    waited = [line for line in said if line[2] == "shards"]
+    assert waited == [(n + 1, 4, "shards") for n in range(len(waited))] and waited
+    assert [line[2] for line in said[len(waited) :]] == ["steps"] * FAMILY.steps
+
+
 def test_a_training_in_the_steps_own_process_follows_too(source):
     whole = train.bind((FAMILY, preprocess.stream(source, FAMILY.representation())), {"workers": 0})
 
