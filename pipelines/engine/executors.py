@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from components.secrets import is_secret, redact
@@ -140,6 +141,11 @@ def connect() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     enable_token()
+    with _sigterm_waits():
+        _join()
+
+
+def _join() -> None:
     import ray
 
     if ray.is_initialized():
@@ -149,7 +155,6 @@ def connect() -> None:
     # "local", or Ray would join whatever cluster was last started on this machine, by whomever
     own = {"address": "local", "num_cpus": local_cpus(), "include_dashboard": False}
     own = {} if os.environ.get("RAY_ADDRESS") else own
-    ours = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
@@ -163,9 +168,34 @@ def connect() -> None:
             f"No Ray that takes this token answers at RAY_ADDRESS, {os.environ.get('RAY_ADDRESS')}. Start it, name its "
             "token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or unset RAY_ADDRESS to run here."
         ) from None
-    if ours is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, ours)  # Ray's own ends the process at once, with a dump and exit code 134
     _print_where(own)
+
+
+@contextmanager
+def _sigterm_waits() -> Iterator[None]:
+    """
+    Notes a SIGTERM that comes while Ray starts, and lets this process's own handler have it afterwards.
+
+    Ray's handlers end the process their own way, with exit code 15 or a dump; and an exception that a handler raises
+    may be lost among Ray's callbacks and imports.
+    """
+    ours, install, came = signal.getsignal(signal.SIGTERM), signal.signal, list[int]()
+    if ours is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def others(number: int, handler: Any) -> Any:
+        return ours if number == signal.SIGTERM else install(number, handler)
+
+    install(signal.SIGTERM, lambda number, frame: came.append(number))
+    signal.signal = others
+    try:
+        yield
+    finally:
+        signal.signal = install
+        install(signal.SIGTERM, ours)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _variables() -> dict[str, str]:

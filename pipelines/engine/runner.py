@@ -81,6 +81,8 @@ class Runner:
     outcome: Outcome = field(default_factory=Outcome)
     held: list[Lease] = field(default_factory=list)
     """leases of others that are renewed with its own: the run's"""
+    check: Callable[[], None] = lambda: None
+    """raises KeyboardInterrupt when the run is to end"""
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], float] = time.monotonic
     leases: dict[str, Lease] = field(default_factory=dict)
@@ -98,6 +100,7 @@ class Runner:
         self.lines = len(self.store.names(f"runs/{self.run}/ledger"))
         self._settle(self.nodes)
         while len(self.outcome.status) < len(self.nodes):
+            self.check()
             for node in self._ready():
                 self._start(node)
             if self._executor is not None and self.leases:

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,9 +57,8 @@ def _carried_out(request: Request, nodes: list[dict[str, Any]], store: Store, ru
         _begin(request, nodes, store, run)
         tracker.start()
     runner = Runner(store, run, nodes, OnRay, [screen], held=[lease] if lease else [])
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with stoppable(store, run):
+        with _interruptible() as runner.check, stoppable(store, run):
             outcome = runner()
         code = verdict(statuses(nodes, store)) if outcome.ok else max(_code(e) for e in outcome.errors.values())
     except KeyboardInterrupt:
@@ -67,7 +66,6 @@ def _carried_out(request: Request, nodes: list[dict[str, Any]], store: Store, ru
         outcome, code = runner.outcome, INTERRUPTED
     finally:
         screen.close()
-        signal.signal(signal.SIGTERM, previous)
     lease = lease or hold(store, run)  # whoever had it may have died since
     problem = _finish(store, run, code, outcome, tracker) if lease else ""
     if lease is not None:
@@ -111,8 +109,24 @@ def _report(store: Store, run: str) -> None:
         console().print(f"  The report was not written ({words}). `rayfield report {run}` tries again.")
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Takes SIGTERM for Ctrl-C. Gives a function that raises it again: an exception may be lost in a callback of Ray."""
+    came: list[int] = []
+
+    def check() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    def interrupt(number: int, _: object) -> None:
+        came.append(number)
+        check()
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _code(error: Mapping[str, Any]) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.engine.left import INTERRUPTED
 from pipelines.engine.store import Store
 from pipelines.engine.tracking import ledger_lines
 from tests.faults.drivers import ended, on_ray, start
@@ -101,6 +102,20 @@ def shared(toy: Toy, ray_session: None) -> Toy:
 
     toy.settings["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     return toy
+
+
+@pytest.mark.parametrize("after", [0.2, 1.0, 2.0, 3.0])
+def test_sigterm_while_ray_starts_leaves_a_run_that_the_same_command_continues(toy, after):
+    """Never Ray's own exit code, 15, which says that the run failed: 5, or the signal itself."""
+    driver = toy.drive()
+    wait_for(lambda: any(toy.store.runs()), toy.output)
+    time.sleep(after)
+    os.kill(driver.pid, signal.SIGTERM)
+
+    assert ended(driver) in (INTERRUPTED, -signal.SIGTERM), toy.output()
+    for each in range(STEPS):
+        toy.go(each)
+    assert ended(toy.drive()) == 0, toy.output()
 
 
 def test_what_a_killed_driver_had_started_dies_with_it_and_the_next_one_goes_on(shared):

@@ -70,6 +70,16 @@ def ends(store: Store) -> list[dict[str, Any]]:
     return [line for line in ledger_lines(store, "run") if line["status"] != "running"]
 
 
+def test_a_run_ends_where_its_interruption_was_lost_on_the_way(store):
+    def check() -> None:
+        if ran("number 1"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Runner(store, "run", nodes_of(sums, values=(1, 2), extra=4), Here, check=check)()
+    assert not ran("total")
+
+
 def test_every_step_is_run_once_and_its_result_is_kept(store):
     nodes = nodes_of(sums, values=(1, 2), extra=4)
     outcome = execute(store, nodes)
