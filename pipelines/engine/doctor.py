@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components import places
-from components.files import tracking_uri
+from components.files import tracking_uri, where
 from components.places import is_remote
 from pipelines.engine.plans import LOCK
 from pipelines.engine.store import Store
@@ -80,10 +80,16 @@ def _store(store: Store) -> tuple[bool, str]:
 
 
 def _damage(store: Store) -> tuple[bool, str]:
-    """What readers found damaged or missing: the next run makes it anew."""
-    found = store.names("damaged")
+    """What readers found damaged or missing, and no run has made anew yet."""
+    found = [label for label in store.names("damaged") if not _is_mended(store, label)]
     some = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
     return not found, f"{len(found)} set aside in {store.address}/damaged: {some}" if found else "none was met"
+
+
+def _is_mended(store: Store, label: str) -> bool:
+    """Whether what was set aside is there again: an object by its digest, or a file of another folder."""
+    name = where(label) if "-" not in label else label.replace("-", "/", 1)
+    return places.look(f"{store.address}/{name}") is not None
 
 
 def _mlflow(_: Store) -> tuple[bool, str]:

@@ -7,6 +7,7 @@ Whose an error is: what decides whether a step is tried again.
     transient   the network, a server, a bucket: tried again
     preempted   the process or the machine was taken away: tried again
     memory      there was not enough of it: tried again
+    damaged     an object of the store is not what it was: tried again, when what made it has made it anew
 """
 
 import errno
@@ -19,6 +20,7 @@ CLASSES = {
     "components.UsageError": "user",
     "components.Infeasible": "user",
     "components.DataError": "data",
+    "components.Damaged": "damaged",
     "builtins.ConnectionError": "transient",
     "builtins.TimeoutError": "transient",
     "socket.gaierror": "transient",

@@ -38,6 +38,7 @@ BUDGETS = {
     "transient": Budget(retries=8, first=2.0, most=60.0),  # two minutes on average: a server that is restarted
     "preempted": Budget(retries=8, first=1.0, most=30.0),
     "memory": Budget(retries=2, first=10.0, most=60.0),
+    "damaged": Budget(retries=3, first=0.0, most=0.0),
 }
 """by class; an error of any other class (user, data, code) ends the step at once: it would only be made again"""
 
@@ -192,12 +193,21 @@ class Runner:
         if kind not in BUDGETS or spent[kind] >= BUDGETS[kind].retries:
             return False
         spent[kind] += 1
+        if kind == "damaged":
+            self._reopen()
         # of the run and the key: a test knows it beforehand, and no two drivers wait alike
         chance = random.Random(f"{self.run}/{key}/{kind}/{spent[kind]}").random()
         wait = BUDGETS[kind].wait(spent[kind], chance)
         self.not_before[key] = self.now() + wait
         self._record(node, "retry", outcome["error"], kind=kind, wait=round(wait, 3), traceback=outcome["traceback"])
         return True
+
+    def _reopen(self) -> None:
+        """Has every step that lost an object make it anew."""
+        self.store.look_again()
+        for node in self.nodes:
+            if self.outcome.status.get(node["key"]) in ("cached", "done") and not self.store.manifest(node["key"]):
+                del self.outcome.status[node["key"]]
 
     def _finish(
         self, node: dict[str, Any], status: str, manifest: Mapping[str, Any] | None = None, error: str = ""

@@ -7,13 +7,14 @@ Where everything that is kept lies: files, on a disk or in a bucket.
     damaged/             what was found damaged, and notes of what was found missing
 
 A step commits by writing its objects, then creating its manifest if there is none. There is no database and no server.
+A manifest has a seal, the digest of all that it says: one that a disk has changed is no manifest.
 """
 
 import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 from components import places
 from components.errors import RayfieldError
-from components.files import digest_of, root, set_aside, where
+from components.files import File, digest_of, root, set_aside, where
 from components.places import is_remote
 
 COLLECTOR = "gc"
@@ -88,37 +89,48 @@ class Store:
 
     def load(self, name: str) -> Any:
         """What a name says; None if there is nothing, or nothing that can be read: that is set aside."""
-        found, broken = self._parsed(name)
+        return self._loaded(name, json.loads)
+
+    def _loaded(self, name: str, parse: Callable[[bytes], Any]) -> Any:
+        found, broken = self._parsed(name, parse)
         if broken:
             set_aside(self.address, name, name.replace("/", "-"))
         return found
 
-    def _parsed(self, name: str) -> tuple[Any, bool]:
+    def _parsed(self, name: str, parse: Callable[[bytes], Any] = json.loads) -> tuple[Any, bool]:
         """What a name says, and whether it is there and says nothing."""
         for _ in range(TRIES):
             data = self.read(name)
             if data is None:
                 return None, False
             with suppress(ValueError):
-                return json.loads(data), False
+                return parse(data), False
         return None, True
 
     def manifest(self, key: str) -> dict[str, Any] | None:
         """What a key made; None if nothing has, or if an object of it is lost: then it is forgotten and made anew."""
-        found = self.load(f"keys/{key}.json")
+        found: dict[str, Any] | None = self._loaded(f"keys/{key}.json", unsealed)
         if found is None or all(map(self._has, _objects(found))):
             return found
         self.delete(f"keys/{key}.json")
         return None
 
-    def _has(self, digest: str) -> bool:
+    def _has(self, file: File) -> bool:
         """Whether an object is there. A bucket is asked only for those whose loss somebody noted: each asking costs."""
-        suspect = not self.remote or digest in _lost(self.address)
-        return not suspect or places.look(f"{self.address}/{where(digest)}") is not None
+        if self.remote and file.digest not in _lost(self.address):
+            return True
+        found = places.look(f"{self.address}/{where(file.digest)}")
+        if found is not None and found.size != file.size:
+            set_aside(self.address, where(file.digest), file.digest)
+        return found is not None and found.size == file.size
+
+    def look_again(self) -> None:
+        """Forgets what this process last heard of lost objects."""
+        _heard.pop(self.address, None)
 
     def commit(self, key: str, manifest: dict[str, Any]) -> bool:
         """Says what a key made. The first to say it is right."""
-        said = json.dumps(manifest, indent=1).encode()
+        said = sealed(manifest)
         # a manifest that broke off is in the way: looking at it sets it aside
         return self.create(f"keys/{key}.json", said) or (
             self.manifest(key) is None and self.create(f"keys/{key}.json", said)
@@ -248,6 +260,7 @@ def _free(lease: dict[str, Any]) -> bool:
     return time.time() > lease["until"]
 
 
+SEAL = "seal"
 TRIES = 5
 """readings of what cannot be understood: it may have been cut short on the way, and be whole where it lies"""
 NOTED = 30.0
@@ -264,11 +277,29 @@ def _lost(address: str) -> frozenset[str]:
     return found
 
 
-def _objects(value: Any) -> Iterator[str]:
-    """The digest of every file that a manifest names."""
+def sealed(said: dict[str, Any]) -> bytes:
+    """A manifest as it is written, with the digest of what it says."""
+    said = json.loads(json.dumps(said))  # as it will be read
+    return json.dumps({**said, SEAL: _seal(said)}, indent=1).encode()
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """What was sealed; a ValueError if that is not what is there."""
+    said = json.loads(data)
+    if not isinstance(said, dict) or said.pop(SEAL, "") != _seal(said):
+        raise ValueError("a manifest must be as it was sealed")
+    return said
+
+
+def _seal(said: dict[str, Any]) -> str:
+    return digest_of(json.dumps(said, sort_keys=True).encode())
+
+
+def _objects(value: Any) -> Iterator[File]:
+    """Every file that a manifest names."""
     if isinstance(value, dict):
         if value.get("@") == "components.files:File":
-            yield value["digest"]
+            yield File(value["name"], value["digest"], value["size"])
         value = list(value.values())
     if isinstance(value, list):
         for inner in value:

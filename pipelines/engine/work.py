@@ -33,6 +33,7 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
     """
     os.environ["RAYFIELD_STORE"] = address
     store = Store(address)
+    store.look_again()
     context = Running(store, run, node["key"], (node["step"].partition(":")[0],), node["seed"], resources)
     began = time.time()
     try:

@@ -60,6 +60,16 @@ def test_what_readers_set_aside_is_found(store):
     assert "1 set aside" in found["found"] and "abc" in found["found"]
 
 
+def test_what_was_made_anew_is_no_damage_any_more(store):
+    store.write("damaged/abc", b"wards")
+    store.write("damaged/keys-k.json", b"{")
+    store.write("objects/ab/abc", b"words")
+    assert "1 set aside" in row(store, "damage")["found"]
+
+    store.commit("k", {"result": 1})
+    assert row(store, "damage")["ok"]
+
+
 def test_a_full_disk_is_found(store, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 0))

@@ -153,6 +153,29 @@ def test_a_manifest_that_broke_off_is_set_aside_and_made_anew(store):
     assert store.read("damaged/keys-k.json") == b'{"result": 1'
 
 
+def test_a_manifest_of_which_any_byte_was_changed_is_none_or_the_same(store):
+    said = {"result": {"accuracy": 0.3333333333333333, "of": [1, None, "é"]}, "run": "first"}
+    store.commit("k", said)
+    whole = store.read("keys/k.json")
+    for place in range(len(whole)):
+        store.write("keys/k.json", whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert store.manifest("k") in (None, said), whole[place - 9 : place + 9]
+
+    store.write("keys/k.json", whole.replace(b"0.3333", b"0.9333"))
+    assert store.manifest("k") is None
+
+
+def test_an_object_that_was_cut_short_is_found_by_whoever_looks_for_what_names_it(own_store):
+    store = Store(str(own_store))
+    file = keep("words.txt", b"words")
+    store.commit("k", {"result": encode(file)})
+    (own_store / files.where(file.digest)).write_bytes(b"wor")
+
+    assert store.manifest("k") is None
+    assert store.read(f"damaged/{file.digest}") == b"wor"
+    assert keep("words.txt", b"words").read() == b"words"
+
+
 # Leases
 
 
