@@ -188,7 +188,7 @@ def _sigterm_waits() -> Iterator[None]:
         return ours if number == signal.SIGTERM else install(number, handler)
 
     install(signal.SIGTERM, lambda number, frame: came.append(number))
-    signal.signal = others
+    signal.signal = others  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -2,7 +2,8 @@
 What no kept run reaches, and its removal.
 
 A kept run names its keys; a manifest under such a key names its objects, and so do the run's events. All of it is found
-by its digests, wherever they stand in those files: what looks like a reference is one. Nothing else needs to be kept.
+by its digests, wherever they stand in those files: what looks like a reference is one. A manifest names the run that
+made it as well: what a kept step said there, its logs, curves and figures, stays with it. Nothing else needs to be kept.
 
 A pipeline may run meanwhile. The collector takes its lease before it looks for runs, and a run writes its record before
 it looks for a collector (`Store.begin`): so every living run is seen, and its keys are kept, and whatever any step has
@@ -96,6 +97,8 @@ class Survey:
     """whether a run is under way"""
     kept_runs: set[str] = field(init=False)
     kept_keys: set[str] = field(init=False)
+    makers: dict[str, str] = field(init=False)
+    """a kept key -> the run that made it"""
     named: set[str] = field(init=False)
     """every digest that stands in what is kept"""
     dropped: set[str] = field(init=False)
@@ -128,11 +131,13 @@ class Survey:
         manifests = dict(zip(keys, self._texts([f"keys/{key}.json" for key in keys]), strict=True))
         self.kept_keys = {key for key, said in manifests.items() if key in self.named or self._is_needed_part(said)}
         self.named |= _digests(manifests[key] for key in self.kept_keys)
+        self.makers = {key: _field(manifests[key], "run") for key in self.kept_keys}
+        self.named |= _digests(self._texts([f"runs/{e.name}" for e in self.files["runs"] if self._is_of_kept_step(e)]))
         self.dropped = _digests(said for key, said in manifests.items() if key not in self.kept_keys) - self.named
 
     def _is_needed_part(self, manifest: bytes) -> bool:
         """Whether a manifest is of a part of a kept step, or of any while runs are under way: they may recall it."""
-        parent = _part_of(manifest)
+        parent = _field(manifest, "part_of")
         return bool(parent) and (self.alive or parent in self.named)
 
     def _texts(self, names: list[str]) -> list[bytes]:
@@ -152,7 +157,13 @@ class Survey:
     def _runs(self, entry: Entry) -> bool:
         """Of a run that is not kept; one without a record may be just beginning."""
         run = _first(entry)
-        return run not in self.kept_runs and (run in self._recorded or self._is_old(entry))
+        goes = run not in self.kept_runs and not self._is_of_kept_step(entry)
+        return goes and (run in self._recorded or self._is_old(entry))
+
+    def _is_of_kept_step(self, entry: Entry) -> bool:
+        """Whether it is what a kept step said in the run that made it: runs/<run>/<kind>/<key>/<file>."""
+        run, _, key, *file = [*entry.name.split("/"), "", "", ""]
+        return bool(file[0]) and self.makers.get(key) == run
 
     @cached_property
     def _recorded(self) -> set[str]:
@@ -304,8 +315,8 @@ def _is_whole(entry: Entry) -> bool:
     return not entry.name.rpartition("/")[2].startswith(".part-")
 
 
-def _part_of(manifest: bytes) -> str:
+def _field(manifest: bytes, name: str) -> str:
     try:
-        return json.loads(manifest).get("part_of", "")
+        return str(json.loads(manifest).get(name, ""))
     except ValueError:
         return ""

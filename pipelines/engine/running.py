@@ -13,13 +13,13 @@ from typing import Any
 
 from components.crash import point
 from components.errors import UsageError
+from pipelines.engine import stopping
 from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay
 from pipelines.engine.left import INTERRUPTED, end, hold, mark, tried
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.records import begun, counts, new_name
 from pipelines.engine.runner import Outcome, Runner
-from pipelines.engine.stopping import stoppable
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Tracker, ledger_lines
 
@@ -58,7 +58,7 @@ def _carried_out(request: Request, nodes: list[dict[str, Any]], store: Store, ru
         tracker.start()
     runner = Runner(store, run, nodes, OnRay, [screen], held=[lease] if lease else [])
     try:
-        with _interruptible() as runner.check, stoppable(store, run):
+        with _interruptible() as runner.check, stopping.stoppable(store, run):
             outcome = runner()
         code = verdict(statuses(nodes, store)) if outcome.ok else max(_code(e) for e in outcome.errors.values())
     except KeyboardInterrupt:
@@ -111,7 +111,7 @@ def _report(store: Store, run: str) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], None]]:
-    """Takes SIGTERM for Ctrl-C. Gives a function that raises it again: an exception may be lost in a callback of Ray."""
+    """Takes SIGTERM for Ctrl-C. Gives what raises it again: an exception may be lost in a callback of Ray."""
     came: list[int] = []
 
     def check() -> None:
@@ -138,6 +138,8 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
     point("run: before its mark")
     mark(store, run)
     before = store.load(f"runs/{run}/run.json") or {}
+    if before.get("owner", {}).get("pid"):
+        store.delete(stopping.mark(run))  # for a driver that is gone
     kept = {name: before[name] for name in ("title", "started") if name in before}
     store.begin(run, {**begun(request, nodes), **kept, "owner": owner()})
     point("run: its record written")

@@ -163,6 +163,10 @@ def find(store: Store, name: str = "last") -> str:
     found = [run for run in known if run == name] or [
         run for run in known if run.startswith(name) or run.rpartition("-")[2].startswith(name)
     ]
+    if len(found) == 1 and store.read(f"runs/{found[0]}/run.json") is None:
+        raise UsageError(
+            f"A run must have its record, but gc removed that of {found[0]}. `rayfield runs` lists others."
+        )
     if len(found) == 1:
         return found[0]
     if found:

@@ -223,7 +223,7 @@ class Lease:
 
     def lasts(self) -> bool:
         """Whether nobody else has had the right since."""
-        return max(int(n) for n in self.store.names(f"leases/{self.name}") if n.isdigit()) == self.epoch
+        return max([int(n) for n in self.store.names(f"leases/{self.name}") if n.isdigit()], default=-1) == self.epoch
 
     def renew(self) -> None:
         self.store.write(self.path, self.said())
@@ -234,7 +234,13 @@ class Lease:
 
 def owner() -> dict[str, Any]:
     """This process, told from any other that ever had its number."""
-    return {"host": os.uname().nodename, "boot": _boot(), "pid": os.getpid(), "start": _start(os.getpid())}
+    return {**_machine(), "pid": os.getpid(), "start": _start(os.getpid())}
+
+
+def _machine() -> dict[str, str]:
+    """Where numbers of processes mean the same: containers of one name on one host have each their own."""
+    space = Path("/proc/self/ns/pid")
+    return {"host": os.uname().nodename, "boot": _boot(), "space": os.readlink(space) if space.exists() else ""}
 
 
 def _boot() -> str:
@@ -254,8 +260,8 @@ def _free(lease: dict[str, Any]) -> bool:
     """Whether a lease's owner is dead, or has let it run out."""
     if lease["until"] == 0:
         return True
-    here = lease["host"] == os.uname().nodename and lease["boot"] == _boot() and bool(lease["start"])
-    if here:
+    here = all(lease.get(name) == value for name, value in _machine().items())
+    if here and lease["start"]:
         return _start(lease["pid"]) != lease["start"]
     return time.time() > lease["until"]
 

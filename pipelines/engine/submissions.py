@@ -25,7 +25,7 @@ from components.files import tracking_uri
 from components.secrets import redact, redacted
 from pipelines.engine.code import ROOT
 from pipelines.engine.jobs import LIVE, Jobs, Unreachable
-from pipelines.engine.left import INTERRUPTED, end
+from pipelines.engine.left import INTERRUPTED, end, hold
 from pipelines.engine.packing import pack
 from pipelines.engine.plans import Request
 from pipelines.engine.records import begun, new_name
@@ -128,6 +128,10 @@ def stop(store: Store, run: str, seconds: float = 20) -> str:
         raise UsageError(f"No run {run!r} in {store.address}. `rayfield status` lists them.")
     if settle(store, run, record).get("ended") is not None:
         return "has ended already"
+    if Submission.of(store, run) is None and (lease := hold(store, run)):
+        end(store, run)
+        lease.release()
+        return "had lost its driver, and is marked as interrupted"
     ask(store, run)
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from components import places
+from components.errors import UsageError
 from components.files import digest_of, keep, where
 from components.plain import encode
 from pipelines.cli import main
@@ -25,6 +26,7 @@ from pipelines.engine import schedules
 from pipelines.engine.gc import DAY, HISTORY, Busy, Keeping, Survey, collect, sweep
 from pipelines.engine.left import mark
 from pipelines.engine.schedules import Schedule, Tick
+from pipelines.engine.seeing import find
 from pipelines.engine.store import COLLECTOR, Store
 from pipelines.engine.triggers import Cron
 
@@ -93,6 +95,25 @@ def test_runs_go_by_their_age(store):
     collect(store, Keeping(days=7))
 
     assert not has(store, "a") and has(store, "b")
+
+
+def test_what_a_kept_step_said_in_the_run_that_made_it_stays_and_the_rest_of_that_run_goes(store):
+    """Its logs and curves, and the figures that those name: a night that did nothing shows them as its own."""
+    make(store, "1", "a", "b")
+    figure = keep("figure.png", b"a figure")
+    store.write(f"runs/1/events/{key('a')}/w-0.jsonl", json.dumps({"file": encode(figure)}).encode())
+    for name in "ab":
+        store.write(f"runs/1/logs/{key(name)}/step-0.txt", b"words")
+    make(store, "2", "a")
+    for _ in range(2):
+        collect(store, Keeping(last=1))
+        grow_old(store, 2 * DAY)
+
+    assert store.names("runs/1") == ["events", "logs"]
+    assert store.names("runs/1/logs") == [key("a")]
+    assert figure.read() == b"a figure"
+    with pytest.raises(UsageError, match="gc removed that of 1"):
+        find(store, "1")
 
 
 def test_a_dry_run_counts_the_same_and_removes_nothing(store):

@@ -4,6 +4,7 @@ A run from its plan to its end: its name, its record, and who writes it when sev
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from click.testing import CliRunner
 
 from components.errors import UsageError
 from pipelines.cli import main
-from pipelines.engine import running
+from pipelines.engine import running, stopping
 from pipelines.engine.executors import Here
 from pipelines.engine.left import hold
 from pipelines.engine.plans import Request
 from pipelines.engine.running import run_name
-from pipelines.engine.store import Store
+from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import ledger_lines
 from tests.pipelines.engine.toys import ran
 
@@ -104,6 +105,17 @@ def test_a_driver_that_is_started_again_goes_on_with_its_run(toy, store, monkeyp
     assert record["code"] == 1
     assert Silent.began == ["one", "one"]
     assert len(list(store.runs())) == 1
+
+
+def test_a_mark_that_was_meant_for_a_driver_that_died_stops_not_the_next(toy, store, monkeypatch):
+    monkeypatch.setenv("RAYFIELD_RUN", "one")
+    monkeypatch.setattr(stopping, "LOOK", 0.01)
+    store.write("runs/one/run.json", json.dumps({"started": 1.0, "owner": owner()}).encode())
+    stopping.ask(store, "one")
+    go = running.Runner.__call__
+    monkeypatch.setattr(running.Runner, "__call__", lambda self: time.sleep(0.5) or go(self))
+
+    assert run(toy) == 0
 
 
 def test_the_ledger_of_a_run_that_goes_on_is_appended_to(toy, store, monkeypatch):

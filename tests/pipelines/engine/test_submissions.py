@@ -16,7 +16,7 @@ from pipelines.engine import submissions
 from pipelines.engine.code import ROOT
 from pipelines.engine.jobs import Jobs, Unreachable
 from pipelines.engine.plans import Request
-from pipelines.engine.store import Store
+from pipelines.engine.store import Store, owner
 from pipelines.engine.submissions import Submission, follow, settle, stop, submit
 
 MINE = ROOT / "pipelines" / "quickstart.py"
@@ -246,6 +246,14 @@ def test_stop_works_when_the_cluster_is_gone(store, cluster):
 
     assert "does not answer" in stop(store, found.run, seconds=0.05)
     assert record(store, found.run)["code"] == 5
+
+
+def test_stop_ends_at_once_a_run_whose_driver_died_and_leaves_no_mark_for_the_next(store):
+    store.begin("dead", {"pipeline": "toy", "nodes": [], "started": 1.0, "owner": {**owner(), "start": "0"}})
+
+    assert stop(store, "dead", seconds=0) == "had lost its driver, and is marked as interrupted"
+    assert record(store, "dead")["code"] == 5
+    assert store.read("runs/dead/stop.json") is None
 
 
 def test_stop_of_no_run_says_so(store):
