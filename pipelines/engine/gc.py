@@ -3,7 +3,7 @@ What no kept run reaches, and its removal.
 
 A kept run names its keys; a manifest under such a key names its objects, and so do the run's events. All of it is found
 by its digests, wherever they stand in those files: what looks like a reference is one. A manifest names the run that
-made it as well: what a kept step said there, its logs, curves and figures, stays with it. Nothing else needs to be kept.
+made it as well: what a kept step said there, its logs, curves and figures, stays with it. Nothing else is needed.
 
 A pipeline may run meanwhile. The collector takes its lease before it looks for runs, and a run writes its record before
 it looks for a collector (`Store.begin`): so every living run is seen, and its keys are kept, and whatever any step has
