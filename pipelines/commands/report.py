@@ -21,17 +21,17 @@ def report(run: str, out: Path | None, show: bool, store: str) -> None:
     """Write RUN as one HTML page that needs nothing else: graph, timeline, scores, curves, figures, model."""
     place = store_at(store)
     from components.files import scratch_root
+    from pipelines.engine.report import report as drawn
     from pipelines.engine.report import write_report
     from pipelines.engine.seeing import find
 
     name = find(place, run)
-    written = write_report(place, name)
-    if out is None and place.remote:
-        out = scratch_root() / "reports" / f"{name}.html"
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(place.read(written) or b"")
-    path = (out or Path(place.address) / written).resolve()
-    click.echo(str(path))
+    if out is None and not place.remote:
+        path = Path(place.address) / write_report(place, name)
+    else:
+        path = out or scratch_root() / "reports" / f"{name}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(drawn(place, name))
+    click.echo(str(path.resolve()))
     if show:
-        webbrowser.open(path.as_uri())
+        webbrowser.open(path.resolve().as_uri())

@@ -5,6 +5,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -72,16 +73,20 @@ def _run(request: Any, store: Any, as_json: bool) -> int:
 def _finish_dead(store: Any) -> None:
     """Ends the runs whose drivers died after their last step: nothing says that it runs for ever."""
     from pipelines.engine.left import left
+    from pipelines.engine.store import StoreError
 
-    if any(left(store, dead=True)):
-        from pipelines.engine.tracking import finish_left
+    with suppress(StoreError):  # of one who may only read
+        if any(left(store, dead=True)):
+            _finish_left(store)
 
-        try:
-            finish_left(store, dead=True)
-        except Exception as error:  # whatever MLflow raises, this run has its results
-            click.echo(
-                f"  MLflow was not told of a run that was killed: {' '.join(str(error).split())[:300]}", err=True
-            )
+
+def _finish_left(store: Any) -> None:
+    from pipelines.engine.tracking import finish_left
+
+    try:
+        finish_left(store, dead=True)
+    except Exception as error:  # whatever MLflow raises, this run has its results
+        click.echo(f"  MLflow was not told of a run that was killed: {' '.join(str(error).split())[:300]}", err=True)
 
 
 def _report(

@@ -95,7 +95,7 @@ def same_as_undisturbed(case: Case, undisturbed: Case) -> None:
 def made(case: Case) -> dict[str, dict[str, Any]]:
     """Every manifest, of steps and of parts, without what says who made it and when."""
     store = case.store
-    found = {name: store.load(f"keys/{name}") for name in store.names("keys")}
+    found = {name: store.manifest(name.removesuffix(".json")) or {} for name in store.names("keys")}
     return {name: {k: v for k, v in held.items() if k not in UNTOLD} for name, held in found.items()}
 
 

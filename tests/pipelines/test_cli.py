@@ -282,6 +282,22 @@ def test_every_run_has_its_report(toy, untracked, tmp_path):
     assert str(path.parent.name) in path.read_text()
 
 
+def test_who_may_only_read_gets_what_is_kept_and_a_report_elsewhere(toy, untracked, monkeypatch, tmp_path):
+    rayfield("run", toy)
+    store = Store(os.environ["RAYFIELD_STORE"])
+    store.write("runs/0/run.json", b'{"started": 1.0}')
+    store.write("open/0", b"0")
+
+    def refuse(*_: Any) -> bool:
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(places, "write", refuse)
+    monkeypatch.setattr(places, "create", refuse)
+    assert rayfield("run", toy).exit_code == 0
+    assert rayfield("report", "--out", str(tmp_path / "report.html")).exit_code == 0
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
 def test_a_report_that_cannot_be_written_costs_no_result(toy, untracked, monkeypatch):
     monkeypatch.setattr("pipelines.engine.report.report", lambda *_: 1 / 0)
     result = rayfield("run", toy)
