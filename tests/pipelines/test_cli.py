@@ -285,7 +285,7 @@ def test_every_run_has_its_report(toy, untracked, tmp_path):
 def test_who_may_only_read_gets_what_is_kept_and_a_report_elsewhere(toy, untracked, monkeypatch, tmp_path):
     rayfield("run", toy)
     store = Store(os.environ["RAYFIELD_STORE"])
-    store.write("runs/0/run.json", b'{"started": 1.0}')
+    store.write("runs/0/run.json", b'{"started": 1.0, "nodes": [], "pipeline": "toy"}')
     store.write("open/0", b"0")
 
     def refuse(*_: Any) -> bool:
