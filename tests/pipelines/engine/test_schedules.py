@@ -17,6 +17,7 @@ from pipelines.engine.triggers import (
     Every,
     between,
     cron,
+    end_of,
     moment_of,
     seconds_of,
     spelled,
@@ -171,6 +172,18 @@ def test_durations_are_read_and_written():
 def test_a_duration_that_is_none_is_refused(text):
     with pytest.raises(UsageError, match="For example 15m or 6h"):
         seconds_of(text)
+
+
+@pytest.mark.parametrize("text", ["3651d", "99999999w", "9" * 5000 + "s"], ids=["days", "weeks", "digits"])
+def test_a_duration_beyond_the_calendar_is_refused(text):
+    with pytest.raises(UsageError, match="at most 3650d"):
+        seconds_of(text)
+
+
+def test_a_day_ends_with_its_last_second_and_a_time_with_itself():
+    assert end_of("2026-10-25", BERLIN) == at("2026-10-25T22:59:59")
+    assert end_of("2026-10-25T02:00", "UTC") == at("2026-10-25T02:00")
+    assert end_of("9999-12-31", "UTC") == at("9999-12-31T23:59:59")
 
 
 def test_a_time_zone_that_is_none_is_refused_with_the_nearest():
