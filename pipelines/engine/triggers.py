@@ -6,7 +6,7 @@ is; one that an autumn change repeats runs once; what runs every hour or oftener
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -33,13 +33,31 @@ class Cron:
         from cronsim import CronSim
 
         last = moment
-        for found in CronSim(self.line, datetime.fromtimestamp(moment, ZoneInfo(self.zone))):
+        for found in CronSim(_listed(self.line), datetime.fromtimestamp(moment, ZoneInfo(self.zone))):
             if found.timestamp() > last:  # in the hour that autumn repeats, cronsim begins with the first of the two
                 last = found.timestamp()
                 yield last
 
     def words(self) -> str:
         return f"{self.line} {self.zone}"
+
+
+def _listed(line: str) -> str:
+    """
+    The same line, with a star for every hour and none elsewhere in hours and minutes.
+
+    By such a star cronsim knows what follows the real time: it would take */2 for that, and 0-23 not.
+    """
+    from cronsim import CronSim
+
+    _, _, *days = line.split()
+    found = CronSim(line, datetime.now(UTC))
+    hours = "*" if len(found.hours) == 24 else _comma(found.hours)
+    return " ".join([_comma(found.minutes), hours, *days])
+
+
+def _comma(numbers: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(numbers)))
 
 
 @dataclass(frozen=True)

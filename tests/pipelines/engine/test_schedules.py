@@ -75,6 +75,33 @@ def test_what_runs_every_hour_follows_the_real_time_through_both_changes(day):
     assert found == [f"{day[-2:]} {hour:02d}:30" for hour in range(6)]
 
 
+@pytest.mark.parametrize("line", ["15 */2 * * *", "15 0-23/2 * * *", "15 0,2,4 * * *"])
+def test_what_runs_every_two_hours_runs_once_in_the_hour_that_autumn_repeats(line):
+    found = utc(cron(line, BERLIN), "2026-10-24T21:30", "2026-10-25T04:00")
+
+    assert found == ["24 22:15", "25 00:15", "25 03:15"]
+
+
+def test_and_at_the_next_moment_where_spring_leaves_its_hour_out():
+    assert utc(cron("15 */2 * * *", BERLIN), "2026-03-28T22:30", "2026-03-29T03:00") == [
+        "28 23:15",
+        "29 01:00",
+        "29 02:15",
+    ]
+
+
+def test_every_minute_of_one_hour_runs_once():
+    found = utc(cron("*/20 2 * * *", BERLIN), "2026-10-25T00:00", "2026-10-25T06:00")
+
+    assert found == ["25 00:20", "25 00:40"]
+
+
+@pytest.mark.parametrize("line", ["*/20 * * * *", "0,20,40 0-23 * * *", "*/20 */1 * * *"])
+@pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
+def test_what_runs_oftener_than_every_hour_follows_the_real_time(line, day):
+    assert len(utc(cron(line, BERLIN), f"{day}T00:01", f"{day}T06:01")) == 18
+
+
 @pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
 def test_no_tick_comes_twice_however_the_search_is_cut(day):
     """A scheduler begins a search at every moment: together they find what one search does."""
