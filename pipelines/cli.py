@@ -129,7 +129,8 @@ def _check_store(address: str) -> None:
     import fsspec
 
     try:
-        fsspec.get_filesystem_class(address.partition("://")[0])
+        for protocol in address.partition("://")[0].split("::"):
+            fsspec.get_filesystem_class(protocol)
     except ValueError:
         raise UsageError(
             f"--store is a folder or an address such as s3://bucket/rayfield, but got {address}."

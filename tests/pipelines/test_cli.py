@@ -357,6 +357,10 @@ def test_a_store_that_could_never_be_one_ends_in_one_line(command, store, messag
     assert "planted" not in said(result)
 
 
+def test_a_store_behind_a_cache_is_one():
+    assert rayfield("runs", "--store", "simplecache::memory://bucket/x").exit_code == 0
+
+
 def test_a_bucket_without_keys_ends_in_one_line(monkeypatch, tmp_path):
     """The first thing that whoever has a cluster meets."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
