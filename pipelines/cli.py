@@ -7,6 +7,7 @@ commands that need them.
 
 import importlib
 import os
+import traceback
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import click
 
 from components.errors import RayfieldError, UsageError, nearest
-from components.secrets import redact
+from components.secrets import redact, refuse
 
 FOLDER = Path(__file__).with_name("commands")
 SECTIONS = ("Run", "See", "Models", "Cluster", "Schedule", "Look after", "Develop")
@@ -23,6 +24,10 @@ SECTIONS = ("Run", "See", "Models", "Cluster", "Schedule", "Look after", "Develo
 STORE = click.option("--store", metavar="ADDRESS", envvar="RAYFIELD_STORE", help="Where everything is kept [.rayfield]")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout")
 SETS = click.option("--set", "sets", multiple=True, metavar="FAMILY.FIELD=VALUE", help="A field of every such family")
+FULL = {13: "may not be opened", 28: "is full", 30: "is read-only"}
+"""what a disk refuses, by the number of an OSError"""
+BOTO = "botocore.exceptions.BotoCoreError"
+"""whatever an S3 client finds wrong before it asks: no keys, half of them, no such profile, a name that is none"""
 OPEN = {"ignore_unknown_options": True, "allow_extra_args": True}
 """of a command that takes a pipeline's own parameters too"""
 
@@ -53,24 +58,33 @@ class Main(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except RayfieldError as error:
-            click.echo(f"rayfield: {redact(str(error))}", err=True)
-            ctx.exit(error.code)
-        except OSError as error:
-            if error.errno not in (13, 28, 30):
-                raise
-            words = {13: "may not be opened", 28: "is full", 30: "is read-only"}[error.errno]
-            where = error.filename or os.environ.get("RAYFIELD_STORE", ".rayfield")
-            click.echo(
-                f"rayfield: {where} {words}. Make room, or pass --store; a run continues where it was.", err=True
-            )
-            ctx.exit(1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own words and ways to end
+        except Exception as error:
+            words = _words(error)
+            # an error that nobody foresaw is shown whole, but an address in it may hold a password
+            click.echo(redact(f"rayfield: {words}" if words else traceback.format_exc().rstrip()), err=True)
+            ctx.exit(error.code if isinstance(error, RayfieldError) else 1)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)
         if args and args[0] not in known:
             raise UsageError(f"No command {args[0]!r}.{nearest(args[0], known)} `rayfield --help` lists all.")
         return super().resolve_command(ctx, args)
+
+
+def _words(error: Exception) -> str:
+    """One line for what people, this machine or a bucket refuse; nothing for a mistake of ours."""
+    if isinstance(error, RayfieldError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = error.filename or os.environ.get("RAYFIELD_STORE", ".rayfield")
+        return f"{where} {FULL[error.errno]}. Make room, or pass --store; a run continues where it was."
+    if any(f"{kind.__module__}.{kind.__name__}" == BOTO for kind in type(error).__mro__):
+        said = " ".join(str(error).split()).rstrip(".")
+        remedy = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        return f"S3 needs keys and a bucket's name: {said}. {remedy}."
+    return ""
 
 
 def _module(name: str) -> Any:
@@ -95,8 +109,34 @@ def store_at(address: str | None) -> Any:
     """The store of a command."""
     from pipelines.engine.store import Store
 
-    os.environ["RAYFIELD_STORE"] = address or ".rayfield"
+    address = address or ".rayfield"
+    _check_store(address)
+    os.environ["RAYFIELD_STORE"] = address
     return Store.here()
+
+
+def _check_store(address: str) -> None:
+    """A store that could never be one is told now; a folder that is not there yet is made when it is written."""
+    from components.places import is_remote
+
+    if not is_remote(address):
+        path = Path(address.removeprefix("file://"))
+        there = next((p for p in (path, *path.parents) if p.exists()), path)
+        if there.exists() and not there.is_dir():
+            raise UsageError(f"--store is a folder or an address, but {there} is a file. For example .rayfield.")
+        return
+    refuse("--store", address, "Its keys go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or into FSSPEC_S3.")
+    import fsspec
+
+    try:
+        for protocol in address.partition("://")[0].split("::"):
+            fsspec.get_filesystem_class(protocol)
+    except ValueError:
+        raise UsageError(
+            f"--store is a folder or an address such as s3://bucket/rayfield, but got {address}."
+        ) from None
+    except ImportError as error:
+        raise UsageError(f"--store {address} needs a package that is not here: {error}.") from None
 
 
 def request_of(name: str, extra: list[str], sets: Sequence[str]) -> Any:
@@ -118,6 +158,7 @@ def _settings(sets: Sequence[str]) -> dict[str, dict[str, str]]:
         family, dot, field = target.partition(".")
         if not (sign and dot):
             raise UsageError(f"--set is family.field=value, but got {text!r}. For example --set pointnet.lr=3e-4.")
+        refuse(f"--set {target}", value, "Set a variable instead, and read it where it is needed.")
         found.setdefault(family, {})[field] = value
     return found
 

@@ -41,11 +41,13 @@ def k8s(
     ctx: click.Context, pipeline: str, sets: tuple[str, ...], out: Path | None, ray_cron_job: bool, **given: Any
 ) -> None:
     """Write KubeRay's RayCluster and RayJob for PIPELINE, and with --schedule a CronJob that submits."""
+    from pipelines.engine import pipeline as reading
     from pipelines.engine.render import Deployment, manifests
 
     if pipeline.endswith(".py"):
         raise UsageError(f"A pipeline on a cluster is one of the image, but got {pipeline}. Put it into pipelines/.")
     request = request_of(pipeline, ctx.args, sets)
+    reading.values(reading.load(request.pipeline), request.texts, request.source)  # a wrong name or a secret ends here
     given["name"] = given["name"] or pipeline.replace("_", "-")
     run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{given['name']}"
     words = (*ctx.args, *(word for text in sets for word in ("--set", text)))

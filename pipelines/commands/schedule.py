@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,8 +71,9 @@ def add(ctx: click.Context, name: str, pipeline: str, sets: tuple[str, ...], sto
     from pipelines.engine import schedules
     from pipelines.engine.triggers import seconds_of
 
+    _no_secrets(given)
+    _check(_at_a_tick(pipeline, ctx.args, sets))
     request = request_of(pipeline, ctx.args, sets)
-    _check(request)
     made = schedules.Schedule(
         name,
         str(request.pipeline) if pipeline.endswith(".py") else pipeline,
@@ -83,18 +85,48 @@ def add(ctx: click.Context, name: str, pipeline: str, sets: tuple[str, ...], sto
         grace=seconds_of(given["grace"]),
         **{n: given[n] for n in ("overlap", "catch_up", "on_failure", "on_success", "address")},
     )
+    coming = schedules.following(made, now, 3)
     schedules.add(place, made)
     click.echo(f"  {name}: {request.name} {made.trigger.words()}", err=True)
-    for moment in schedules.following(made, now, 3):
+    for moment in coming:
         click.echo(f"    {_local(made, moment)}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC", err=True)
     click.echo("  It runs while a `rayfield scheduler` does.", err=True)
 
 
-def _check(request: Any) -> None:
-    """Reads the parameters as a run would: a wrong name is told now, and not at two in the morning."""
-    from pipelines.engine import pipeline
+def _no_secrets(given: dict[str, Any]) -> None:
+    """A schedule is kept in the store as it was typed, and listed to whoever reads that."""
+    from components.secrets import refuse
+    from pipelines.engine import notify
 
-    pipeline.values(pipeline.load(request.pipeline), request.texts, request.source)
+    for name in ("on_failure", "on_success"):
+        notify.check(given[name], name)
+    refuse("--address", given["address"], "Set RAY_AUTH_TOKEN where the scheduler runs, or name the user in ~/.netrc.")
+
+
+def _at_a_tick(pipeline: str, words: list[str], sets: tuple[str, ...]) -> Any:
+    """What a run at this moment would be asked for."""
+    from pipelines.engine.schedules import filled
+    from pipelines.engine.triggers import stamp
+
+    now = datetime.now(UTC)
+    stands = {"{date}": f"{now:%Y-%m-%d}", "{tick}": stamp(now.timestamp())}
+    return request_of(pipeline, [filled(w, stands) for w in words], [filled(w, stands) for w in sets])
+
+
+def _check(request: Any) -> None:
+    """Draws the pipeline as a run would: a wrong name is told now, and not at two in the morning."""
+    from components.errors import DataError
+    from components.family import find, read_field
+    from pipelines.engine import pipeline
+    from pipelines.engine.drawing import draw
+
+    function = pipeline.load(request.pipeline)
+    values = pipeline.values(function, request.texts, request.source)
+    for family, fields in request.settings.items():
+        for name, text in fields.items():
+            read_field(find(family), name, text)
+    with suppress(DataError, OSError):  # data may come by the time of the first tick; a wrong name may not
+        draw(function, values, request.settings)
 
 
 def _trigger(request: Any, given: dict[str, Any], now: int) -> Any:
@@ -145,7 +177,7 @@ def list_(store: str, as_json: bool) -> None:
     place = store_at(store)
     from pipelines.engine import schedules
 
-    rows = [_row(place, schedules.find(place, name)) for name in schedules.names(place)]
+    rows = [_row_of(place, name) for name in schedules.names(place)]
     if as_json:
         return click.echo(json.dumps(rows, indent=1))
     for row in rows:
@@ -157,7 +189,19 @@ def list_(store: str, as_json: bool) -> None:
         click.echo("  No schedule yet: `rayfield schedule add --help`.", err=True)
 
 
+def _row_of(place: Any, name: str) -> dict[str, Any]:
+    """A schedule as it is listed; one that cannot be read hides no other."""
+    from pipelines.engine import schedules
+
+    try:
+        return _row(place, schedules.find(place, name))
+    except (UsageError, ValueError, TypeError, LookupError, OverflowError) as error:
+        why = f"cannot be read: {' '.join(str(error).split())}"
+        return {"name": name, "pipeline": "", "when": why, "next": None, "last": None, "paused": False}
+
+
 def _row(place: Any, one: Any) -> dict[str, Any]:
+    from components.secrets import redacted
     from pipelines.engine import schedules
     from pipelines.engine.notify import shown
 
@@ -166,12 +210,12 @@ def _row(place: Any, one: Any) -> dict[str, Any]:
     return {
         "name": one.name,
         "pipeline": Path(one.pipeline).stem,
-        "words": list(one.words),
+        "words": redacted(one.words),
         "when": one.trigger.words(),
         "next": _local(one, coming[0]) if coming else None,
         "last": ticks[-1].status if ticks else None,
         "run": ticks[-1].run if ticks else None,
-        **{n: getattr(one, n) for n in ("overlap", "catch_up", "grace", "address", "paused")},
+        **{n: redacted(getattr(one, n)) for n in ("overlap", "catch_up", "grace", "address", "paused")},
         **{n: shown(getattr(one, n)) for n in ("on_failure", "on_success")},
     }
 
@@ -231,7 +275,7 @@ def run_now(ctx: click.Context, name: str, no_wait: bool, store: str) -> None:
 @schedule.command()
 @NAME
 @click.option("--from", "start", required=True, metavar="TIME", help="The first day or time, in the schedule's zone")
-@click.option("--to", "end", required=True, metavar="TIME", help="The last")
+@click.option("--to", "end", required=True, metavar="TIME", help="The last; a day is part of it")
 @click.option("--dry-run", is_flag=True, help="Show which ticks and stop")
 @WAIT
 @STORE
@@ -243,13 +287,16 @@ def backfill(
     """Run the past ticks of NAME that never ran, one after the other."""
     place, now = store_at(store), int(time.time())
     from pipelines.engine import schedules
-    from pipelines.engine.triggers import Change, between, moment_of
+    from pipelines.engine.triggers import Change, between, end_of, moment_of
 
     held = schedules.find(place, name)
     if isinstance(held.trigger, Change):
         raise UsageError(f"Schedule {name!r} runs when a source changes: it has no past ticks. Use run-now.")
     zone = getattr(held.trigger, "zone", "UTC")
-    times = list(between(held.trigger, moment_of(start, zone) - 1, min(now, moment_of(end, zone))))
+    first, last = moment_of(start, zone), end_of(end, zone)
+    if last < first:
+        raise UsageError(f"--from comes before --to, but got {start} and {end}. For example --from {end} --to {start}.")
+    times = list(between(held.trigger, first - 1, min(now, last)))
     ticks = [t for moment in times if (t := schedules.filled_in(place, held, moment, now))]
     if as_json:
         click.echo(json.dumps([tick.name for tick in ticks], indent=1))

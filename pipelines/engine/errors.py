@@ -30,6 +30,11 @@ CLASSES = {
     "aiohttp.ClientPayloadError": "transient",
     "requests.ConnectionError": "transient",
     "requests.Timeout": "transient",
+    "requests.ChunkedEncodingError": "transient",
+    "http.IncompleteRead": "transient",
+    "ssl.SSLEOFError": "transient",
+    "psycopg.OperationalError": "transient",
+    "psycopg2.OperationalError": "transient",
     "urllib3.HTTPError": "transient",
     "ray.RpcError": "transient",
     "ray.RuntimeEnvSetupError": "transient",
@@ -52,9 +57,15 @@ CODES = {
 }
 """of an OSError, by the name of its number"""
 
-BUSY = ("429", "500", "502", "503", "504", "SlowDown", "Throttling", "InternalError", "TEMPORARILY_UNAVAILABLE")
+BUSY = (
+    *("408", "425", "429", "500", "502", "503", "504"),
+    *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException"),
+    *("InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeout", "TEMPORARILY_UNAVAILABLE"),
+)
 """what servers answer that are there, and cannot now"""
 
+LOCKED = ("database is locked", "database table is locked")
+"""what SQLite says, whose class is that of a wrong statement too"""
 FULL = ("out of memory", "can't allocate memory")
 AWAY = (
     "aws error network_connection",
@@ -81,7 +92,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(one))
             yield one
             failures = getattr(one, "worker_failures", None) or {}
-            wrapped = [getattr(one, name, None) for name in ("controller_failure", "cause", "__cause__")]
+            # `reason` is of urllib, `orig` of SQLAlchemy
+            names = ("controller_failure", "cause", "__cause__", "reason", "orig")
+            wrapped = [getattr(one, name, None) for name in names]
             waiting += [*failures.values(), *wrapped]
 
 
@@ -95,12 +108,19 @@ def _own(error: BaseException) -> str:
         return "memory"
     if isinstance(error, OSError) and any(words in str(error).lower() for words in AWAY):
         return "transient"
-    return "transient" if _answer(error) in BUSY else ""
+    if type(error).__name__ == "OperationalError" and any(words in str(error) for words in LOCKED):
+        return "transient"
+    # SQLAlchemy says of any error whether the connection was lost
+    lost = getattr(error, "connection_invalidated", False) is True
+    return "transient" if lost or any(answer in BUSY for answer in _answers(error)) else ""
 
 
-def _answer(error: BaseException) -> str:
-    """The code that a server answered with: botocore's ClientError and MLflow's exception hold one."""
+def _answers(error: BaseException) -> Iterator[str]:
+    """What a server answered with: a code of botocore's or MLflow's, a status of whatever speaks HTTP."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
-        return str(response.get("Error", {}).get("Code", ""))
-    return str(getattr(error, "error_code", ""))
+        yield str(response.get("Error", {}).get("Code", ""))
+        yield str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+    yield str(getattr(response, "status_code", ""))
+    own = vars(error)  # aiohttp's `code` is a property that warns
+    yield from (str(own[name]) for name in ("error_code", "code", "status", "status_code") if name in own)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from components.secrets import is_secret, redact
+from components.secrets import holds_secret
 from pipelines.engine.cluster import local_cpus
 from pipelines.engine.code import ROOT
 from pipelines.engine.errors import kind_of
@@ -207,9 +207,7 @@ def _variables() -> dict[str, str]:
     """
     passed = ("RAYFIELD_", "MLFLOW_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", *SETTINGS)
     found = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(passed) and not is_secret(name) and redact(value) == value
+        name: value for name, value in os.environ.items() if name.startswith(passed) and not holds_secret(name, value)
     }
     # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
     found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.errors import RayfieldError, UsageError
-from components.secrets import redact
+from components.secrets import redact, refuse
 
 LIVE = ("PENDING", "RUNNING")
 PATIENCE = 5.0  # seconds for a cluster to take a connection
@@ -38,6 +38,7 @@ class Jobs:
     @classmethod
     def at(cls, address: str) -> "Jobs":
         """The cluster of an address: of its dashboard, http://head:8265, or one that RAY_ADDRESS may hold."""
+        refuse("--address", address, "Set RAY_AUTH_TOKEN, or name the user in ~/.netrc.")
         enable_token()
         if "://" in address:
             _knock(address)
@@ -49,7 +50,10 @@ class Jobs:
         logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
 
         with _in_one_line(address):
-            found = get_address_for_submission_client(address).rstrip("/")
+            try:
+                found = get_address_for_submission_client(address).rstrip("/")
+            except ValueError:
+                raise _no_address(address) from None
             return cls(found, JobSubmissionClient(found))
 
     def submit(self, name: str, entrypoint: str, package: Path, variables: Mapping[str, str]) -> None:
@@ -131,7 +135,10 @@ def enable_token() -> None:
 def _knock(address: str) -> None:
     """Ray's client has no timeout for a connection: a host that is gone would hold us for minutes."""
     parts = urlsplit(address)
-    port = parts.port or (443 if parts.scheme == "https" else 8265)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 8265)
+    except ValueError:  # host:port
+        raise _no_address(address) from None
     try:
         socket.create_connection((parts.hostname or "", port), PATIENCE).close()
     except OSError as error:
@@ -160,6 +167,10 @@ def _in_one_line(address: str) -> Iterator[None]:
                 "port is taken: start the head with --dashboard-agent-listen-port=0."
             ) from None
         raise RayfieldError(f"The cluster at {address} refused: {words[-300:].rstrip('.')}.") from None
+
+
+def _no_address(address: str) -> UsageError:
+    return UsageError(f"--address is a cluster's dashboard, but got {address!r}. For example http://head:8265.")
 
 
 def _gone(address: str, error: Exception) -> str:

@@ -6,12 +6,16 @@ Neither gets a secret, and neither can make a run fail: what goes wrong is retur
 
 import json
 import os
+import re
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
+
+from components.errors import UsageError
+from components.secrets import redact, refuse
 
 SECONDS = 10
 """how long an address may take to answer"""
@@ -24,8 +28,22 @@ def tell(hook: str, facts: Mapping[str, object], sleep: Callable[[float], None] 
     """Runs a command, or posts to an address; $NAME in an address is taken from the environment."""
     address = os.path.expandvars(hook)
     if is_address(address):
-        return _post(address, facts, sleep)
-    return _run(hook, facts)
+        return redact(_post(address, facts, sleep))
+    if re.fullmatch(r"\$(\w+|\{\w+\})", address):  # a shell would run nothing, and end well
+        return f"{hook} is not set where the scheduler runs"
+    return redact(_run(hook, facts))
+
+
+def check(hook: str, name: str) -> None:
+    """Refuses a hook that holds a secret: a schedule is kept in the store."""
+    remedy = f"Set a variable such as {name.upper()}_HOOK where the scheduler runs, and give '${name.upper()}_HOOK'."
+    refuse(f"--{name.replace('_', '-')}", hook, remedy)
+    parts = urlsplit(hook) if is_address(hook) and "$" not in hook else None
+    if parts and (parts.path.strip("/") or parts.query):
+        raise UsageError(
+            f"--{name.replace('_', '-')} is kept in the store, and the path of an address is often its secret, but got "
+            f"{shown(hook)}. {remedy}"
+        )
 
 
 def is_address(hook: str) -> bool:
@@ -35,7 +53,7 @@ def is_address(hook: str) -> bool:
 def shown(hook: str) -> str:
     """A hook as it may be printed: the path of an address is often its secret."""
     if not is_address(hook):
-        return hook
+        return redact(hook)
     parts = urlsplit(hook)
     return f"{parts.scheme}://{parts.hostname}/..."
 

@@ -1,14 +1,14 @@
 """
 Packing: the project as one archive, for a cluster that has not seen it.
 
-What git ignores is left at home, .git as well. The archive depends on the files' names and bytes alone, so that Ray
-uploads it once for however many jobs.
+What git ignores is left at home, .git as well; submodules are sent, and links as what they lead to, if that is sent.
+The archive depends on the files' names and bytes alone, so that Ray uploads it once for however many jobs.
 """
 
 import os
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 from components.errors import UsageError
@@ -34,19 +34,44 @@ def pack(root: Path, target: Path, extra: Mapping[str, Path] | None = None) -> P
 
 def listed(root: Path) -> list[Path]:
     """The files below a folder that git would keep, relative to it."""
-    names = _by_git(root) if (root / ".git").exists() else _by_patterns(root)
-    # git lists what was deleted and not committed, and links to folders
-    return sorted(name for name in names if (root / name).is_file())
+    names = _kept(root)
+    links = {name for name in names if (root / name).is_symlink()}
+    files = {name for name in names - links if (root / name).is_file()}  # git lists what is deleted but not committed
+    return sorted(files.union(*(_through(root, link, files) for link in links)))
+
+
+def _kept(root: Path) -> set[Path]:
+    """What git keeps; it knows nothing of a folder without a repository, or that the one around it ignores."""
+    return set(_by_git(root)) or set(_by_patterns(root))
+
+
+def _through(root: Path, link: Path, files: Set[Path]) -> set[Path]:
+    """What a link leads to, under the link's own name: a file, or those of a folder."""
+    if not (root / link).exists():
+        return set()
+    target, top = (root / link).resolve(), root.resolve()
+    place = target.relative_to(top) if target.is_relative_to(top) else None
+    if place is None or (target.is_file() and place not in files):
+        raise UsageError(
+            f"A link that is sent to a cluster leads to what is sent as well, but {link} leads to {target}. Put a copy "
+            "in its place, or add the link to .gitignore."
+        )
+    return {link / name.relative_to(place) for name in files if name.is_relative_to(place)}
 
 
 def _by_git(root: Path) -> Iterator[Path]:
+    """What git itself says, with the files of submodules."""
     command = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     try:
         said = subprocess.run(command, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):  # no git here, or somebody else's repository
-        yield from _by_patterns(root)
-    else:
-        yield from (Path(os.fsdecode(name)) for name in said.split(b"\0") if name)
+    except (OSError, subprocess.CalledProcessError):  # no git here, no repository, or somebody else's
+        return
+    for name in (Path(os.fsdecode(name)) for name in said.split(b"\0") if name):
+        inside = root / name
+        if (inside / ".git").exists() and not inside.is_symlink():  # git names a repository within it, no file of that
+            yield from (name / inner for inner in _kept(inside))
+        else:
+            yield name
 
 
 def _by_patterns(root: Path) -> Iterator[Path]:
@@ -68,7 +93,8 @@ def _by_patterns(root: Path) -> Iterator[Path]:
         if ".gitignore" in names:
             specs[place] = GitIgnoreSpec.from_lines((Path(here) / ".gitignore").read_text().splitlines())
         folders[:] = [name for name in folders if name != ".git" and not ignored(place / name, "/")]
-        yield from (place / name for name in names if name != ".git" and not ignored(place / name))
+        links = [name for name in folders if (Path(here) / name).is_symlink()]  # which the walk does not follow
+        yield from (place / name for name in [*names, *links] if name != ".git" and not ignored(place / name))
 
 
 def _check(sizes: Mapping[str, int], root: Path) -> None:

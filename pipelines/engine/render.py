@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from components.errors import UsageError
+from components.secrets import refuse
 from pipelines.engine.triggers import cron
 
 USER = 1000
@@ -58,6 +59,9 @@ class Deployment:
             raise UsageError(
                 f"--store is reached by every pod, but got {self.store!r}. For example s3://bucket/rayfield."
             )
+        remedy = f"Put it into the Secret {self.secret!r}, which every pod gets"
+        refuse("--store", self.store, f"{remedy}, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
+        refuse("--mlflow", self.tracking, f"{remedy}, as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.")
         if not re.fullmatch(r"[1-9][0-9]*(Mi|Gi|Ti)", self.memory):
             raise UsageError(f"--memory is a number and Mi, Gi or Ti, but got {self.memory!r}. For example 16Gi.")
         if bool(self.schedule) != bool(self.timezone):

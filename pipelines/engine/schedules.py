@@ -54,7 +54,7 @@ class Schedule:
         """The words that come after `rayfield`."""
         zone = ZoneInfo(self.trigger.zone) if isinstance(self.trigger, Cron) else UTC
         stands = {"{date}": f"{datetime.fromtimestamp(tick.due, zone):%Y-%m-%d}", "{tick}": tick.base}
-        words = [_filled(word, stands) for word in self.words]
+        words = [filled(word, stands) for word in self.words]
         if not self.address:
             return ["run", self.pipeline, *words]
         return ["submit", self.pipeline, *words, "--address", self.address]
@@ -95,7 +95,8 @@ class Tick:
         return self.name.partition("-")[0]
 
 
-def _filled(word: str, stands: Mapping[str, str]) -> str:
+def filled(word: str, stands: Mapping[str, str]) -> str:
+    """A word with what stands in it for a tick's own."""
     for name, value in stands.items():
         word = word.replace(name, value)
     return word

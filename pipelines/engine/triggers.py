@@ -6,15 +6,17 @@ is; one that an autumn change repeats runs once; what runs every hour or oftener
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from components.errors import UsageError, nearest
 
 STAMP = "%Y%m%dT%H%M%SZ"
+LONGEST = 3650
+"""days of a duration: with longer ones a tick would be after the last year that there is"""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -31,13 +33,31 @@ class Cron:
         from cronsim import CronSim
 
         last = moment
-        for found in CronSim(self.line, datetime.fromtimestamp(moment, ZoneInfo(self.zone))):
+        for found in CronSim(_listed(self.line), datetime.fromtimestamp(moment, ZoneInfo(self.zone))):
             if found.timestamp() > last:  # in the hour that autumn repeats, cronsim begins with the first of the two
                 last = found.timestamp()
                 yield last
 
     def words(self) -> str:
         return f"{self.line} {self.zone}"
+
+
+def _listed(line: str) -> str:
+    """
+    The same line, with a star for every hour and none elsewhere in hours and minutes.
+
+    By such a star cronsim knows what follows the real time: it would take */2 for that, and 0-23 not.
+    """
+    from cronsim import CronSim
+
+    _, _, *days = line.split()
+    found = CronSim(line, datetime.now(UTC))
+    hours = "*" if len(found.hours) == 24 else _comma(found.hours)
+    return " ".join([_comma(found.minutes), hours, *days])
+
+
+def _comma(numbers: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(numbers)))
 
 
 @dataclass(frozen=True)
@@ -117,8 +137,10 @@ def time_of(name: str) -> float | None:
 def seconds_of(text: str) -> int:
     """90s, 15m, 6h, 1d or 2w as seconds."""
     found = re.fullmatch(r"(\d+)([smhdw])", text.strip())
-    if not found or not int(found[1]):
+    if not found or not found[1].strip("0"):
         raise UsageError(f"A duration is a whole number and s, m, h, d or w, but got {text!r}. For example 15m or 6h.")
+    if len(found[1]) > 9 or int(found[1]) * UNITS[found[2]] > LONGEST * UNITS["d"]:
+        raise UsageError(f"A duration is at most {LONGEST}d, but got {text!r}. For example 15m or 6h.")
     return int(found[1]) * UNITS[found[2]]
 
 
@@ -158,3 +180,11 @@ def moment_of(text: str, zone: str) -> float:
     except ValueError:
         raise UsageError(f"A time is 2026-11-23 or 2026-11-23T02:00, but got {text!r}.") from None
     return (found if found.tzinfo else found.replace(tzinfo=ZoneInfo(zone))).timestamp()
+
+
+def end_of(text: str, zone: str) -> float:
+    """The last moment of what a text names: a day's last second, or the time itself."""
+    try:
+        return moment_of(f"{date.fromisoformat(text)}T23:59:59", zone)
+    except ValueError:
+        return moment_of(text, zone)

@@ -22,16 +22,23 @@ PLANTED = {
     "AWS_SESSION_TOKEN": "planted-session-2",
     "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-3",
     "HUB_TOKEN": "planted-hub-4",
+    "MYSQL_PWD": "planted-mysql-7",
+    "HUB_WEBHOOK_URL": "https://hooks.example/planted-hook-8",
+    "HUB_API_KEY_V2": "planted-version-9",
 }
+IN_JSON = "planted-json-10"
+HOLDING = {"FSSPEC_S3": f'{{"key": "planted-json-key-11", "secret": "{IN_JSON}", "anon": false}}'}
 IN_AN_ADDRESS = "planted-address-5"
 ADDRESS = f"https://reader:{IN_AN_ADDRESS}@example.org/data?X-Amz-Signature=planted-signature-6"
-NEVER = (*PLANTED.values(), IN_AN_ADDRESS, "planted-signature-6")
+IN_A_PATH = "planted/password-12"
+DATABASE = f"postgresql://reader:{IN_A_PATH}@example.org/data"
+NEVER = (*PLANTED.values(), IN_AN_ADDRESS, "planted-signature-6", IN_JSON, "planted-json-key-11", IN_A_PATH)
 
 OWN = "printed by the step itself:"
 
 
 def everything() -> str:
-    return " ".join([*(os.environ.get(name, "") for name in PLANTED), ADDRESS])
+    return " ".join([*(os.environ.get(name, "") for name in (*PLANTED, *HOLDING)), ADDRESS, DATABASE])
 
 
 @step

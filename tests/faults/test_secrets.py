@@ -18,7 +18,7 @@ from components.steps.preprocess import preprocess
 from pipelines.cli import FOLDER, main
 from pipelines.engine import running
 from pipelines.engine.executors import Here
-from tests.faults.leaks import ADDRESS, IN_AN_ADDRESS, NEVER, OWN, PLANTED, Guarded, Letters
+from tests.faults.leaks import ADDRESS, HOLDING, IN_AN_ADDRESS, NEVER, OWN, PLANTED, Guarded, Letters
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAKY = '''
@@ -37,7 +37,7 @@ def leaky(hub_token: str = "", address: str = "nowhere", max_tokens: int = 4):
 
 @pytest.fixture(autouse=True)
 def planted(monkeypatch: pytest.MonkeyPatch, own_store: Path) -> None:
-    for name, value in PLANTED.items():
+    for name, value in {**PLANTED, **HOLDING}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow's database lies in the store, and is searched with it
 

@@ -353,6 +353,54 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(words, message):
     assert message in said(result)
 
 
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        ("foo://bucket/x", "--store is a folder or an address such as s3://bucket/rayfield, but got foo://bucket/x."),
+        ("gs://bucket/x", "--store gs://bucket/x needs a package that is not here: Please install gcsfs"),
+        ("/etc/passwd", "--store is a folder or an address, but /etc/passwd is a file."),
+        ("/etc/passwd/x", "--store is a folder or an address, but /etc/passwd is a file."),
+        ("s3://AKIA12345:planted@bucket/x", "--store is written where others read it, but holds a secret."),
+        ("memory://me:planted@bucket/x", "--store is written where others read it, but holds a secret."),
+    ],
+)
+@pytest.mark.parametrize("command", [["runs"], ["run", "quickstart", "--dry-run"]], ids=" ".join)
+def test_a_store_that_could_never_be_one_ends_in_one_line(command, store, message):
+    result = rayfield(*command, "--store", store)
+
+    assert result.exit_code == 2
+    assert message in said(result)
+    assert "planted" not in said(result)
+
+
+def test_a_store_behind_a_cache_is_one():
+    assert rayfield("runs", "--store", "simplecache::memory://bucket/x").exit_code == 0
+
+
+def test_a_bucket_without_keys_ends_in_one_line(monkeypatch, tmp_path):
+    """The first thing that whoever has a cluster meets."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    result = rayfield("runs", "--store", "s3://bucket/rayfield")
+
+    assert result.exit_code == 1
+    assert "Unable to locate credentials. Set AWS_ACCESS_KEY_ID" in said(result)
+
+
+def test_an_error_that_nobody_foresaw_is_shown_whole_and_without_a_secret(monkeypatch, own_store):
+    def fail(_: Any) -> None:
+        raise ZeroDivisionError("cannot divide s3://me:planted@bucket")
+
+    monkeypatch.setattr(Store, "runs", fail)
+    result = rayfield("runs")
+
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr and "s3://***@bucket" in result.stderr
+    assert "planted" not in result.stderr
+
+
 def test_a_folder_that_is_not_there_ends_in_one_line():
     result = rayfield("run", "quickstart", "--source", "folder", "--root", "/none")
 

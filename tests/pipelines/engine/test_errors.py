@@ -3,12 +3,19 @@ Classes of errors: what is tried again and what is not, by what was raised and b
 """
 
 import errno
+import http.client
 import socket
+import sqlite3
+import ssl
+import urllib.error
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 import ray.exceptions
 import requests
+import sqlalchemy.exc
 import torch
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError
 from mlflow.exceptions import MlflowException
@@ -21,6 +28,20 @@ from pipelines.engine.store import StoreError
 
 def answered(code: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": "words"}}, "PutObject")
+
+
+ASKED: Any = SimpleNamespace(real_url="http://h")
+Closed = type("OperationalError", (Exception,), {"__module__": "psycopg"})
+
+
+def answered_by_http(status: int) -> requests.HTTPError:
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError("an answer", response=response)
+
+
+def of_a_database(error: Exception, **more: Any) -> sqlalchemy.exc.OperationalError:
+    return sqlalchemy.exc.OperationalError("SELECT 1", {}, error, **more)
 
 
 def raised_from(error: BaseException, cause: BaseException) -> BaseException:
@@ -77,6 +98,29 @@ class ControllerError(Exception):
         (ConnectTimeoutError(endpoint_url="http://s3"), "transient"),
         (answered("SlowDown"), "transient"),
         (answered("503"), "transient"),
+        (answered("ServiceUnavailable"), "transient"),
+        (answered("RequestTimeout"), "transient"),
+        (ClientError({"ResponseMetadata": {"HTTPStatusCode": 503}}, "PutObject"), "transient"),
+        (urllib.error.URLError(ConnectionRefusedError(errno.ECONNREFUSED, "refused")), "transient"),
+        (urllib.error.URLError(socket.gaierror(-3, "try again")), "transient"),
+        (urllib.error.URLError("unknown url type: foo"), "code"),
+        (urllib.error.URLError(ssl.SSLCertVerificationError("self-signed")), "code"),
+        (urllib.error.HTTPError("http://h", 503, "busy", None, None), "transient"),
+        (urllib.error.HTTPError("http://h", 404, "no such page", None, None), "code"),
+        (aiohttp.ClientResponseError(ASKED, (), status=503), "transient"),
+        (aiohttp.ClientResponseError(ASKED, (), status=404), "code"),
+        (answered_by_http(503), "transient"),
+        (answered_by_http(429), "transient"),
+        (answered_by_http(403), "code"),
+        (requests.exceptions.ChunkedEncodingError("cut"), "transient"),
+        (http.client.IncompleteRead(b"half"), "transient"),
+        (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), "transient"),
+        (sqlite3.OperationalError("database is locked"), "transient"),
+        (sqlite3.OperationalError("no such table: runs"), "code"),
+        (of_a_database(sqlite3.OperationalError("database is locked")), "transient"),
+        (of_a_database(sqlite3.OperationalError("no such table: runs")), "code"),
+        (of_a_database(Closed("the server closed the connection")), "transient"),
+        (of_a_database(Exception("gone"), connection_invalidated=True), "transient"),
         (requests.ConnectionError("refused"), "transient"),
         (requests.Timeout("late"), "transient"),
         (MlflowException("busy", error_code=8), "code"),

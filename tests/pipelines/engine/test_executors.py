@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray.exceptions
 
-from pipelines.engine.executors import Here, OnRay
+from pipelines.engine.executors import Here, OnRay, _variables
 from pipelines.engine.store import Store
 from tests.pipelines.engine.test_runner import nodes_of
 from tests.pipelines.engine.toys import broken, number
@@ -104,3 +104,13 @@ def test_a_step_claims_what_its_own_process_takes(own, own_store):
 
     assert Task.claimed[-1] == own
     assert executor.running == {"reference": node["key"]}
+
+
+def test_what_ray_shows_to_whoever_asks_holds_no_secret(monkeypatch):
+    monkeypatch.setenv("FSSPEC_S3", '{"key": "AKIA12345", "secret": "abc"}')
+    monkeypatch.setenv("FSSPEC_GCS", '{"project": "shapes"}')
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:wo/rd@mlflow")
+    told = _variables()
+
+    assert told["FSSPEC_GCS"] == '{"project": "shapes"}'
+    assert {"FSSPEC_S3", "MLFLOW_TRACKING_URI"}.isdisjoint(told)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.errors import RayfieldError
+from components.errors import RayfieldError, UsageError
 from pipelines.engine import jobs as module
 from pipelines.engine.jobs import Jobs, Unreachable, enable_token
 
@@ -24,6 +24,18 @@ def test_a_cluster_that_is_gone_is_said_in_one_line():
         with pytest.raises(Unreachable, match="does not answer") as said:
             Jobs.at(address)
     assert address in str(said.value) and "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("address", ["notaurl", "http://head:port"])
+def test_an_address_that_is_none_is_said_in_one_line(address):
+    with pytest.raises(UsageError, match=f"--address is a cluster's dashboard, but got '{address}'"):
+        Jobs.at(address)
+
+
+def test_an_address_with_a_password_is_refused_before_anybody_is_asked():
+    """It would stand in the record of the run."""
+    with pytest.raises(UsageError, match="--address is written .* holds a secret. Set RAY_AUTH_TOKEN"):
+        Jobs.at("http://me:word@127.0.0.1:9")
 
 
 class Head:

@@ -81,6 +81,20 @@ def test_an_address_may_come_from_the_environment(listen, monkeypatch):
     assert len(there.heard) == 1
 
 
+@pytest.mark.parametrize("hook", ["$NO_HOOK", "${NO_HOOK}"])
+def test_a_hook_that_is_not_set_is_said(monkeypatch, hook):
+    """A shell would run nothing, and end well."""
+    monkeypatch.delenv("NO_HOOK", raising=False)
+
+    assert notify.tell(hook, FACTS) == f"{hook} is not set where the scheduler runs"
+
+
+def test_what_went_wrong_with_a_command_is_told_without_its_secret(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "planted-1")
+
+    assert notify.tell("echo $MY_TOKEN >&2; exit 7", FACTS).endswith("ended with 7: ***")
+
+
 @pytest.mark.parametrize("answers, tries, told", [((503, 429), 3, ""), ((500,) * 3, 3, "500"), ((404,), 1, "404")])
 def test_what_may_pass_is_tried_again(listen, answers, tries, told):
     there, pauses = listen(*answers), []
@@ -104,3 +118,4 @@ def test_nobody_there_is_no_error(listen):
 def test_what_is_printed_of_an_address_is_its_host():
     assert notify.shown("https://user:pass@hooks.example/services/T0/B0?key=1") == "https://hooks.example/..."
     assert notify.shown("mail -s failed me") == "mail -s failed me"
+    assert notify.shown("curl -H 'Authorization: Bearer abc' h") == "curl -H 'Authorization: Bearer ***' h"

@@ -69,6 +69,73 @@ def test_a_link_to_a_file_is_sent_and_a_link_to_nowhere_is_not(project):
     assert "lost.py" not in names(project)
 
 
+def test_what_a_repository_around_it_ignores_stays_at_home(tmp_path, project):
+    (tmp_path / ".gitignore").write_text("*.csv\nsecrets/\n")
+    (project / "secrets").mkdir()
+    (project / "secrets" / "k").write_text("k")
+    git(tmp_path, "init")
+
+    assert names(project) == [name for name in KEPT if name != "data/small.csv"]
+
+
+def test_a_project_that_the_repository_around_it_ignores_is_sent(tmp_path, project):
+    (tmp_path / ".gitignore").write_text("project/\n")
+    git(tmp_path, "init")
+
+    assert names(project) == KEPT
+
+
+def test_a_submodule_is_sent_without_what_it_ignores(tmp_path, project):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "lib.py").write_text("")
+    (other / ".gitignore").write_text("*.tmp\n")
+    for words in (["init"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "all"]):
+        git(other, *words)
+    git(project, "init")
+    git(project, "-c", "protocol.file.allow=always", "submodule", "add", str(other), "deep/lib")
+    (project / "deep" / "lib" / "new.py").write_text("")
+    (project / "deep" / "lib" / "a.tmp").write_text("")
+
+    own = ["deep/lib/.gitignore", "deep/lib/lib.py", "deep/lib/new.py"]
+    assert names(project) == sorted([*KEPT, ".gitmodules", *own])
+
+
+@pytest.mark.parametrize("repository", [True, False], ids=["with git", "without"])
+def test_a_link_to_a_folder_is_sent_as_what_lies_there(project, tmp_path, repository):
+    (project / "linked").symlink_to("data")
+    (project / "deep" / "around").symlink_to("..")
+    if repository:
+        git(project, "init")
+    archive = zipfile.ZipFile(pack(project, tmp_path / "a.zip"))
+
+    assert archive.read("linked/small.csv") == b"data/small.csv"
+    assert "linked/big.bin" not in archive.namelist()
+    assert [name for name in archive.namelist() if name.startswith("deep/around/")] == [
+        f"deep/around/{n}" for n in KEPT
+    ]
+
+
+@pytest.mark.parametrize("repository", [True, False], ids=["with git", "without"])
+@pytest.mark.parametrize("target", ["/etc/passwd", "/etc", "../outside", "data/big.bin"])
+def test_a_link_to_what_stays_at_home_is_refused(project, tmp_path, target, repository):
+    (tmp_path / "outside").write_text("not ours")
+    (project / "pw").symlink_to(target)
+    if repository:
+        git(project, "init")
+
+    with pytest.raises(UsageError, match="pw leads to /.* Put a copy in its place, or add the link to .gitignore"):
+        pack(project, tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_a_link_that_is_ignored_may_lead_anywhere(project):
+    (project / "logs" / "all").symlink_to("/etc")
+    git(project, "init")
+
+    assert names(project) == KEPT
+
+
 def test_the_archive_holds_the_files_and_those_given_names_of_their_own(project, tmp_path):
     other = tmp_path / "mine.py"
     other.write_text("print()")

@@ -203,6 +203,8 @@ def test_a_job_without_a_clock_has_no_cron_job():
         ({"image": "rayfield:latest"}, "has a version"),
         ({"name": "My_Job"}, "small letters"),
         ({"name": "a" * 41}, "at most 40"),
+        ({"store": "s3://me:word@bucket/x"}, "--store .* holds a secret. Put it into the Secret 'rayfield'"),
+        ({"tracking": "http://me:word@mlflow:5000"}, "--mlflow .* holds a secret. Put it into the Secret 'rayfield'"),
         ({"memory": "lots"}, "16Gi"),
         ({"timezone": ""}, "go together"),
         ({"timezone": "Berlin"}, "Europe/Berlin"),
@@ -247,3 +249,18 @@ def test_a_file_of_ones_own_is_not_in_the_image(tmp_path):
     result = rayfield("mine.py", *GIVEN[1:])
 
     assert result.exit_code == 2 and "one of the image" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--mlflow", "http://me:planted@m:5000"],
+        ["--source", "s3://me:planted@b/x"],
+        ["--set", "gan.lr=s3://me:planted@b"],
+    ],
+)
+def test_a_secret_is_written_into_no_manifest(tmp_path, words):
+    result = rayfield(*GIVEN, *words, "--out", str(tmp_path / "k8s"))
+
+    assert result.exit_code == 2 and "holds a secret" in result.stderr
+    assert "planted" not in result.stderr and not (tmp_path / "k8s").exists()

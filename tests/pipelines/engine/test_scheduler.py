@@ -20,8 +20,8 @@ from click.testing import CliRunner, Result
 from components.errors import DataError
 from components.source import Source
 from pipelines.cli import main
+from pipelines.engine import notify, schedules
 from pipelines.engine import scheduler as module
-from pipelines.engine import schedules
 from pipelines.engine.children import orphan
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.schedules import Schedule, Tick
@@ -712,6 +712,97 @@ def test_a_parameter_that_would_not_do_is_told_when_it_is_added(toy, words):
     assert rayfield("schedule", "list", "--json").stdout == "[]\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--on-failure", "https://hooks.example/services/planted-1"],
+        ["--on-success", "https://hooks.example/?hook=planted-1"],
+        ["--on-failure", "curl -H 'Authorization: Bearer planted-1' https://hooks.example"],
+        ["--address", "http://me:planted-1@head:8265"],
+        ["--set", "pointnet.lr=planted-by-name"],
+        ["--store", "memory://me:planted-1@bucket/rayfield"],
+    ],
+    ids=["a path", "a query", "a command", "a cluster", "a field", "a store"],
+)
+def test_a_secret_is_refused_before_a_schedule_is_kept(toy, own_store, monkeypatch, words):
+    monkeypatch.setenv("MY_TOKEN", "planted-by-name")
+    result = rayfield("schedule", "add", "nightly", toy, "--every", "1h", *words)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"rayfield: {words[0]} ") and len(result.stderr.splitlines()) == 1
+    assert "planted" not in result.stderr
+    assert not any("planted" in path.read_text() for path in own_store.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "hook", ["$SLACK_HOOK", "https://hooks.example", "https://hooks.example/$KEY", "mail -s bad me"]
+)
+def test_a_hook_without_a_secret_is_kept(toy, hook):
+    assert rayfield("schedule", "add", "nightly", toy, "--every", "1h", "--on-failure", hook).exit_code == 0
+
+
+def test_a_secret_that_is_kept_already_is_not_listed(world):
+    world.add(words=("--root", "s3://me:planted-1@b"), address="http://me:planted-1@h", on_failure="Bearer planted-1")
+
+    assert "planted" not in rayfield("schedule", "list", "--json").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "pointnet.nope=3"], "no field 'nope'"),
+        (["--set", "pointnet.lr=garbage"], "must be a number, but got 'garbage'"),
+        (["--set", "pointnett.lr=1"], "Did you mean 'pointnet'?"),
+        (["--set", "pointnet.lr=1"], "met no pointnet"),
+    ],
+)
+def test_a_field_that_would_not_do_is_told_when_it_is_added(toy, words, message):
+    result = rayfield("schedule", "add", "nightly", toy, "--every", "1h", *words)
+
+    assert result.exit_code == 2 and message in result.stderr
+    assert rayfield("schedule", "list", "--json").stdout == "[]\n"
+
+
+def test_data_that_are_not_there_yet_keep_no_schedule_from_being_added(tmp_path):
+    words = ["--every", "1h", "--source", "folder", "--root", f"{tmp_path}/{{date}}", "--set", "pointnet.lr=1e-3"]
+
+    assert rayfield("schedule", "add", "nightly", "classify", *words).exit_code == 0
+
+
+def test_an_interval_beyond_the_calendar_is_refused_before_it_is_kept(toy):
+    result = rayfield("schedule", "add", "rare", toy, "--every", "99999999w")
+
+    assert result.exit_code == 2 and "A duration is at most 3650d" in result.stderr
+    assert rayfield("schedule", "list", "--json").stdout == "[]\n"
+
+
+def test_a_schedule_that_cannot_be_read_hides_no_other(world, own_store):
+    world.add()
+    world.add(name="rare", trigger=Every(99999999 * 604800, 0))
+    (own_store / "schedules" / "torn.json").write_text("{}")
+    (own_store / "schedules" / "empty.json").write_text("")
+    rows = {row["name"]: row["when"] for row in json.loads(rayfield("schedule", "list", "--json").stdout)}
+
+    assert set(rows) == {"toy", "rare", "torn", "empty"}
+    assert [name for name, when in rows.items() if "cannot be read" in when] == ["empty", "rare", "torn"]
+    assert rayfield("schedule", "list").exit_code == 0
+
+
+def test_a_day_that_is_filled_in_to_is_filled_in_whole(toy):
+    rayfield("schedule", "add", "nightly", toy, "--cron", "0 2 * * *", "--timezone", "Europe/Berlin")
+    period = ["--from", "2026-03-28", "--to", "2026-03-30"]
+    dry = rayfield("schedule", "backfill", "nightly", *period, "--dry-run", "--json")
+
+    assert json.loads(dry.stdout) == ["20260328T010000Z", "20260329T010000Z", "20260330T000000Z"]
+
+
+def test_a_period_that_ends_before_it_begins_is_refused(toy):
+    rayfield("schedule", "add", "nightly", toy, "--every", "1h")
+    result = rayfield("schedule", "backfill", "nightly", "--from", "2026-03-30", "--to", "2026-03-28")
+
+    assert result.exit_code == 2 and "--from comes before --to" in result.stderr
+
+
 def test_on_change_needs_a_source(toy):
     result = rayfield("schedule", "add", "fresh", toy, "--on-change")
 
@@ -729,7 +820,9 @@ def test_on_change_looks_at_the_sources_of_the_pipeline(tmp_path, own_store):
 
 def test_the_life_of_a_schedule(toy, monkeypatch):
     """Added, listed, paused, resumed, run, filled in, looked at, removed; the hook's secret is nowhere shown."""
-    words = ["--cron", "0 2 * * *", "--timezone", "Europe/Berlin", "--value", "3", "--on-failure", "http://h/secret"]
+    monkeypatch.setenv("MY_HOOK", "http://127.0.0.1:9/secret")
+    monkeypatch.setattr(notify, "TRIES", 1)
+    words = ["--cron", "0 2 * * *", "--timezone", "Europe/Berlin", "--value", "3", "--on-failure", "$MY_HOOK"]
     assert rayfield("schedule", "add", "nightly", toy, *words).exit_code == 0
     (row,) = json.loads(rayfield("schedule", "list", "--json").stdout)
     assert (row["words"], row["when"], row["paused"]) == (["--value", "3"], "0 2 * * * Europe/Berlin", False)
@@ -751,7 +844,7 @@ def test_the_life_of_a_schedule(toy, monkeypatch):
     monkeypatch.setattr(module, "run", lambda schedule, tick, store: started.append(tick) or Ended())
     monkeypatch.setattr(module, "BUSY", 0.01)
     assert rayfield("schedule", "run-now", "nightly").exit_code == 3
-    period = ["--from", "2026-03-28", "--to", "2026-03-31"]
+    period = ["--from", "2026-03-28", "--to", "2026-03-30"]
     dry = rayfield("schedule", "backfill", "nightly", *period, "--dry-run", "--json")
     assert json.loads(dry.stdout) == ["20260328T010000Z", "20260329T010000Z", "20260330T000000Z"]
     assert len(started) == 1

@@ -17,6 +17,7 @@ from pipelines.engine.triggers import (
     Every,
     between,
     cron,
+    end_of,
     moment_of,
     seconds_of,
     spelled,
@@ -72,6 +73,33 @@ def test_what_runs_every_hour_follows_the_real_time_through_both_changes(day):
     found = utc(cron("30 * * * *", BERLIN), f"{day}T00:00", f"{day}T06:00")
 
     assert found == [f"{day[-2:]} {hour:02d}:30" for hour in range(6)]
+
+
+@pytest.mark.parametrize("line", ["15 */2 * * *", "15 0-23/2 * * *", "15 0,2,4 * * *"])
+def test_what_runs_every_two_hours_runs_once_in_the_hour_that_autumn_repeats(line):
+    found = utc(cron(line, BERLIN), "2026-10-24T21:30", "2026-10-25T04:00")
+
+    assert found == ["24 22:15", "25 00:15", "25 03:15"]
+
+
+def test_and_at_the_next_moment_where_spring_leaves_its_hour_out():
+    assert utc(cron("15 */2 * * *", BERLIN), "2026-03-28T22:30", "2026-03-29T03:00") == [
+        "28 23:15",
+        "29 01:00",
+        "29 02:15",
+    ]
+
+
+def test_every_minute_of_one_hour_runs_once():
+    found = utc(cron("*/20 2 * * *", BERLIN), "2026-10-25T00:00", "2026-10-25T06:00")
+
+    assert found == ["25 00:20", "25 00:40"]
+
+
+@pytest.mark.parametrize("line", ["*/20 * * * *", "0,20,40 0-23 * * *", "*/20 */1 * * *"])
+@pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
+def test_what_runs_oftener_than_every_hour_follows_the_real_time(line, day):
+    assert len(utc(cron(line, BERLIN), f"{day}T00:01", f"{day}T06:01")) == 18
 
 
 @pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
@@ -171,6 +199,18 @@ def test_durations_are_read_and_written():
 def test_a_duration_that_is_none_is_refused(text):
     with pytest.raises(UsageError, match="For example 15m or 6h"):
         seconds_of(text)
+
+
+@pytest.mark.parametrize("text", ["3651d", "99999999w", "9" * 5000 + "s"], ids=["days", "weeks", "digits"])
+def test_a_duration_beyond_the_calendar_is_refused(text):
+    with pytest.raises(UsageError, match="at most 3650d"):
+        seconds_of(text)
+
+
+def test_a_day_ends_with_its_last_second_and_a_time_with_itself():
+    assert end_of("2026-10-25", BERLIN) == at("2026-10-25T22:59:59")
+    assert end_of("2026-10-25T02:00", "UTC") == at("2026-10-25T02:00")
+    assert end_of("9999-12-31", "UTC") == at("9999-12-31T23:59:59")
 
 
 def test_a_time_zone_that_is_none_is_refused_with_the_nearest():
