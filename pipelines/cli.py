@@ -16,6 +16,7 @@ import click
 
 from components.errors import RayfieldError, UsageError, nearest
 from components.secrets import redact
+from pipelines.engine.typed import remember, with_store
 
 FOLDER = Path(__file__).with_name("commands")
 SECTIONS = ("Run", "See", "Models", "Cluster", "Schedule", "Look after", "Develop")
@@ -54,7 +55,7 @@ class Main(click.Group):
         try:
             return super().invoke(ctx)
         except RayfieldError as error:
-            click.echo(f"rayfield: {redact(str(error))}", err=True)
+            click.echo(f"rayfield: {with_store(redact(str(error)))}", err=True)
             ctx.exit(error.code)
         except OSError as error:
             if error.errno not in (13, 28, 30):
@@ -95,6 +96,7 @@ def store_at(address: str | None) -> Any:
     """The store of a command."""
     from pipelines.engine.store import Store
 
+    remember(address or "")
     os.environ["RAYFIELD_STORE"] = address or ".rayfield"
     return Store.here()
 

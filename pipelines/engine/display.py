@@ -8,10 +8,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from pipelines.engine.store import Store
+from pipelines.engine.typed import typed
+
 MARKS = {"cached": "=", "done": "+", "failed": "x", "skipped": "-"}
 WORDS = {"cached": "kept", "done": "done", "failed": "failed", "skipped": "skipped", "waiting": "waiting"}
 COLORS = {"cached": "dim", "done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
 WIDE = 160  # columns where there is no terminal
+LEAST = 12  # columns that a step's title, and what came of it, have in the narrowest terminal
+UNREAD = 20  # assets in quarantine that a run's page names
+FIRST = 3  # and that the end of a run names
 SAID = 30.0  # seconds between lines of one step's progress, where there is no terminal
 
 
@@ -190,8 +196,10 @@ def watcher(nodes: Sequence[Mapping[str, Any]]) -> Any:
     return Live(nodes) if sys.stderr.isatty() else Lines()
 
 
-def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str]) -> None:
+def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str], store: Store) -> None:
     """The table that ends a run: what was prepared, tuned, trained, how good it is, and what is registered."""
+    from pipelines.engine.seeing import quarantined
+
     table = plain_table("", "step", "what came of it", "time")
     for node in nodes:
         manifest = manifests.get(node["key"])
@@ -201,6 +209,8 @@ def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: M
     screen = console()
     screen.print()
     screen.print(table)
+    for node in nodes:
+        unread(quarantined(store, manifests.get(node["key"])), node["title"], FIRST, screen)
     _models(manifests, screen)
 
 
@@ -221,7 +231,6 @@ def run_tree(run: Any, screen: Any) -> None:
     gpu = any(step.cost.get("gpu") for _, step in rows)
     names = ["step", "", "time", "CPU", *(["GPU"] if gpu else []), "what came of it"]
     table = plain_table(*names, right=("time", "CPU", "GPU"))
-    table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"
     for indent, step in rows:
         color = COLORS.get(step.status, "cyan" if step.status in ("running", "retry") else "dim")
         tried = f", {step.attempts} attempts" if step.attempts > 1 else ""
@@ -229,6 +238,7 @@ def run_tree(run: Any, screen: Any) -> None:
         took = [duration(step.seconds), duration(step.cost.get("cpu"))]
         took += [duration(step.cost.get("gpu"))] if gpu else []
         table.add_row(f"[dim]{indent}[/]{_escaped(step.title)}", word, *took, _escaped(step.what))
+    _fit(table, screen.width)
     record = run.record
     screen.print(f"  [bold]{_escaped(record['title'])}[/]  {run.name}  {record['commit'][:12]}")
     ended = f"{run.count('done')} done, {run.count('cached')} kept, {run.count('failed')} failed"
@@ -236,13 +246,38 @@ def run_tree(run: Any, screen: Any) -> None:
     screen.print(table)
 
 
+def _fit(table: Any, width: int) -> None:
+    """One line for each row: what is too wide is cut from the last column, then from the first, and from no other."""
+    from rich.text import Text
+
+    first, *_, last = table.columns
+    for column in table.columns:
+        cells = [str(column.header), *map(str, column.cells)]
+        column.no_wrap, column.overflow = True, "ellipsis"
+        column.width = max(Text.from_markup(cell).cell_len for cell in cells)
+    room = width - sum(column.width + 2 for column in table.columns[1:-1]) - 4
+    first.width = min(first.width, max(room - LEAST, LEAST))
+    last.width = min(last.width, max(room - first.width, LEAST))
+
+
+def unread(rows: Sequence[tuple[str, str]], title: str, most: int, screen: Any) -> None:
+    """What a step put into quarantine and why: the first of it, and how many more."""
+    if rows:
+        screen.print(f"\n  {_escaped(title)}: {len(rows)} in quarantine")
+        for asset, reason in rows[:most]:
+            screen.print(f"    {_escaped(asset)}: {_escaped(reason)}", soft_wrap=True)
+        if len(rows) > most:
+            screen.print(f"    and {len(rows) - most} more")
+
+
 def _models(manifests: Mapping[str, Any], screen: Any) -> None:
     results = [m["result"] for m in manifests.values() if m and isinstance(m["result"], dict)]
     classifies = any(result.get("goal") == "accuracy" for result in results)
     for result in results:
         if classifies and result.get("verdict") == "PROMOTE":
-            screen.print(f"\n  Ask it:   rayfield predict models:/{result['name']}@champion FILE.obj", highlight=False)
-    screen.print("  See it:   rayfield report --open, rayfield ui")
+            asked = typed(f"rayfield predict models:/{result['name']}@champion FILE.obj")
+            screen.print(f"\n  Ask it:   {asked}", soft_wrap=True)
+    screen.print(f"  See it:   {typed('rayfield report --open')}, {typed('rayfield ui')}", soft_wrap=True)
 
 
 def summary(
