@@ -22,6 +22,7 @@ from components.steps.card import model_card
 from components.steps.judging import Champion, goal_of, judge, numbers, ruler
 from components.steps.registry import (
     aliased,
+    asked,
     back,
     by_key,
     client,
@@ -189,7 +190,7 @@ def _carried_out(api: Any, name: str, version: str, evidence: Mapping[str, Any])
 def promote(name: str, version: str, *, force: bool, context: Context) -> dict[str, Any]:
     """Compares a version with the champion of now, by the gate that it was registered with; moves the champion."""
     with reachable():
-        api = client()
+        api = asked()
         found = version_of(api, name, version)
         evidence = evidence_of(found)
         if evidence is None:
@@ -202,4 +203,4 @@ def promote(name: str, version: str, *, force: bool, context: Context) -> dict[s
 def rollback(name: str, *, context: Context) -> dict[str, Any]:
     """Makes the previous champion the champion again, and says so in the model's history."""
     with reachable(), context.alone(f"model {name}"):
-        return back(client(), name)
+        return back(asked(), name)

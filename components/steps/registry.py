@@ -55,6 +55,22 @@ def client() -> Any:
         return api
 
 
+def asked() -> Any:
+    """A client for those who only ask: where there is no database yet, none is made."""
+    if not _is_there():
+        raise UsageError(
+            f"A model is looked up where one was registered, but there is no {tracking_uri()}. "
+            "`rayfield run quickstart` registers one; pass --store if it is elsewhere."
+        )
+    return client()
+
+
+def _is_there() -> bool:
+    """Whether MLflow has anything: a server, or a database that was made."""
+    uri = tracking_uri()
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+
+
 @contextmanager
 def reachable() -> Iterator[None]:
     """Says in one line that the server does not answer, whatever MLflow makes of it."""
@@ -197,6 +213,8 @@ def signed() -> dict[str, str]:
 
 def listing() -> list[dict[str, Any]]:
     """A row for each registered model: its champion, the one before, and how many versions it has."""
+    if not _is_there():
+        return []
     api, rows = client(), []
     for model in api.search_registered_models():
         versions = {str(one.version): one for one in _versions(api, model.name)}
@@ -218,7 +236,7 @@ def history(name: str) -> dict[str, Any]:
     """A model: its versions with their verdicts, and every move of its champion."""
     from mlflow.exceptions import MlflowException
 
-    api = client()
+    api = asked()
     try:
         model = api.get_registered_model(name)
     except MlflowException as error:
@@ -232,7 +250,7 @@ def history(name: str) -> dict[str, Any]:
 
 def details(name: str, version: str) -> dict[str, Any]:
     """One version: its row, the evidence of its verdict, and its model card."""
-    found = version_of(client(), name, version)
+    found = version_of(asked(), name, version)
     said = {"evidence": evidence_of(found), "promotion": evidence_of(found, "promotion"), "card": found.description}
     return {**_row(found, list(found.aliases)), **said}
 
@@ -274,7 +292,7 @@ def folder_of(uri: str) -> Path:
 
     if not uri.startswith("models:/"):
         raise UsageError(f"A model is models:/NAME@champion or models:/NAME/VERSION, but got {uri!r}.")
-    client()
+    asked()
     mlflow.set_tracking_uri(tracking_uri())
     try:
         return Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"

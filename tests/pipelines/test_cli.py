@@ -243,6 +243,14 @@ def test_a_store_that_was_not_typed_is_not_named(toy, untracked):
     assert "--store" not in ended + rayfield("show").stderr
 
 
+@pytest.mark.parametrize("words", [["runs"], ["status"], ["models", "list"]], ids=" ".join)
+def test_where_nothing_is_yet_the_first_command_names_the_store_too(tmp_path, words, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    there = str(tmp_path / "there")
+
+    assert f"`rayfield run quickstart --store {there}`" in rayfield(*words, "--store", there).stderr
+
+
 def test_a_command_that_takes_no_store_is_given_none(toy, tmp_path):
     there = ["--store", str(tmp_path / "there")]
 
@@ -391,6 +399,37 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(words, message):
     assert result.exit_code == 2
     assert said(result).startswith("rayfield: ")
     assert message in said(result)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "models:/nobody@champion", "shape.obj"],
+        ["models", "show", "nobody"],
+        ["models", "show", "nobody", "1"],
+        ["models", "promote", "nobody", "1"],
+        ["models", "rollback", "nobody"],
+    ],
+    ids=lambda words: " ".join(words[:3]),
+)
+def test_asking_for_a_model_where_none_was_registered_makes_no_database(tmp_path, own_store, monkeypatch, words):
+    write_shapes(tmp_path / "shapes", each=1)
+    (file, *_) = (tmp_path / "shapes").rglob("*.obj")
+    file.rename(tmp_path / "shape.obj")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    result = rayfield(*words)
+
+    assert result.exit_code == 2
+    assert f"there is no sqlite:///{own_store.resolve()}/mlflow.db" in said(result)
+    assert not list(own_store.rglob("mlflow.db*"))
+
+
+def test_listing_the_models_makes_no_database(own_store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+    assert "No model yet" in rayfield("models", "list").stderr
+    assert not list(own_store.rglob("mlflow.db*"))
 
 
 def test_a_folder_that_is_not_there_ends_in_one_line():
