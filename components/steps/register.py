@@ -62,17 +62,16 @@ def register(scores: Scores, *, name: str, gate: Gate = OPEN, force: bool = Fals
         version = by_key(api, name, key) or _create(api, scores, checkpoint, name, key, context)
         point("register: the version is there, no verdict")
         evidence = _decide(api, scores, name, version, gate, force, context)
-    return _model(api, name, version, evidence, key, context)
+    return _model(scores, name, version, evidence, key, context)
 
 
-def _model(api: Any, name: str, version: str, evidence: Mapping[str, Any], key: str, context: Context) -> Model:
+def _model(scores: Scores, name: str, version: str, evidence: Mapping[str, Any], key: str, context: Context) -> Model:
     kept = decode(evidence["kept"])
     context.file("evidence.json", kept["evidence"].read())
     context.note({"verdict": evidence["verdict"], "version": version, "reasons": evidence["reasons"]})
-    uri = f"models:/{name}/{version}"
-    return Model(
-        name, version, evidence["verdict"], tuple(evidence["reasons"]), uri, key, kept["evidence"], kept["scores"]
-    )
+    verdict, reasons, uri = evidence["verdict"], tuple(evidence["reasons"]), f"models:/{name}/{version}"
+    what = f"{scores.name}, {scores.goal} {scores.text()}"
+    return Model(name, version, verdict, reasons, uri, key, kept["evidence"], kept["scores"], what)
 
 
 def _create(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: str, context: Context) -> str:
