@@ -3,6 +3,7 @@ What steps make, beside the `Table`: small, typed, made of text and numbers.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors.torch import load as load_tensors
 from torch import nn
 
+from components.errors import UsageError
 from components.family import Family
 from components.files import File
 from components.representation import Representation
@@ -121,6 +123,13 @@ def at_least(**thresholds: float) -> Gate:
 def at_most(**thresholds: float) -> Gate:
     """A gate of upper bounds: `at_most(kid=0.05)`."""
     return Gate(most=thresholds)
+
+
+def model_name(name: str) -> str:
+    """A name that a model can be registered by, as it is: a bad one is refused before anything is trained."""
+    if not re.fullmatch(r"[\w .-]+", name):
+        raise UsageError(f"A model's name is letters, digits, spaces, dots and dashes, but got {name!r}.")
+    return name
 
 
 @dataclass(frozen=True)

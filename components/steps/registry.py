@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.artifacts import model_name
 from components.crash import point
 from components.errors import RayfieldError, UsageError
 from components.files import tracking_uri
@@ -120,10 +121,8 @@ def ensure(api: Any, name: str) -> None:
     """Makes the registered model if there is none."""
     from mlflow.exceptions import MlflowException
 
-    if not re.fullmatch(r"[\w .-]+", name):
-        raise UsageError(f"A model's name is letters, digits, spaces, dots and dashes, but got {name!r}.")
     try:
-        api.create_registered_model(name)
+        api.create_registered_model(model_name(name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -4,7 +4,7 @@ What people see: a live list of steps in a terminal, plain lines elsewhere, and 
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -274,10 +274,20 @@ def _models(manifests: Mapping[str, Any], screen: Any) -> None:
     results = [m["result"] for m in manifests.values() if m and isinstance(m["result"], dict)]
     classifies = any(result.get("goal") == "accuracy" for result in results)
     for result in results:
-        if classifies and result.get("verdict") == "PROMOTE":
-            asked = typed(f"rayfield predict models:/{result['name']}@champion FILE.obj")
-            screen.print(f"\n  Ask it:   {asked}", soft_wrap=True)
+        if result.get("verdict"):
+            screen.print()
+            for word, command in _next(result, classifies):
+                screen.print(f"  {word:<9} {typed(command)}", soft_wrap=True)
     screen.print(f"  See it:   {typed('rayfield report --open')}, {typed('rayfield ui')}", soft_wrap=True)
+
+
+def _next(result: Mapping[str, Any], classifies: bool) -> Iterator[tuple[str, str]]:
+    """How a registered version is asked, and how one that was held back is made champion all the same."""
+    name, version, champion = result["name"], result.get("version"), result["verdict"] == "PROMOTE"
+    if classifies:
+        yield "Ask it:", f"rayfield predict models:/{name}{'@champion' if champion else f'/{version}'} FILE.obj"
+    if not champion:
+        yield "Use it:", f"rayfield models promote {name} {version} --force"
 
 
 def summary(

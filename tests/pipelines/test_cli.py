@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from components import places
 from pipelines.cli import main
 from pipelines.engine import running, tracking
+from pipelines.engine.display import results
 from pipelines.engine.executors import Here
 from pipelines.engine.store import Store
 from tests.meshes import write_shapes
@@ -234,6 +235,27 @@ def test_the_commands_that_are_printed_name_the_store_that_was_typed(toy, untrac
     assert re.search(rf"`rayfield show \S+ --store '{there}'`", ended)
     assert f" STEP --store '{there}'" in shown
     assert f"`rayfield runs --store '{there}'` lists them" in mistake
+
+
+@pytest.mark.parametrize(
+    ("verdict", "lines"),
+    [
+        ("PROMOTE", ["Ask it:   rayfield predict models:/toy@champion FILE.obj"]),
+        (
+            "HOLD",
+            [
+                "Ask it:   rayfield predict models:/toy/2 FILE.obj",
+                "Use it:   rayfield models promote toy 2 --force",
+            ],
+        ),
+    ],
+)
+def test_a_registered_version_is_followed_by_how_to_ask_it(capsys, verdict, lines):
+    judged = {"name": "toy", "version": "2", "verdict": verdict}
+    manifests = {n: {"result": one} for n, one in enumerate([{"goal": "accuracy"}, judged])}
+    results([], manifests, {}, Store.here())
+
+    assert [line.strip() for line in capsys.readouterr().err.splitlines() if "toy" in line] == lines
 
 
 def test_a_store_that_was_not_typed_is_not_named(toy, untracked):
