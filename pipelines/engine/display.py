@@ -66,6 +66,9 @@ class Lines:
         left = f"about {_clock(took * (total - done) / more)} left" if more > 0 and done < total else ""
         return "  ".join(filter(None, [f"{done:g}/{total:g} {line['unit']}", numbers(self.latest.get(key, {})), left]))
 
+    def retried(self, node: Mapping[str, Any], error: str, wait: float) -> None:
+        self._print(f"~ {_again(node, error, wait)}")
+
     def ended(self, node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] | None, error: str) -> None:
         took = f" ({self.seconds(node['key']):.1f} s)" if node["key"] in self.began_at else ""
         self._print(f"{MARKS[status]} {_sentence(node, status, manifest, error)}{took}")
@@ -85,6 +88,10 @@ def _sentence(node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] 
     what = error or (manifest or {}).get("describe", "")
     what = what or ("a step that it needs failed" if status == "skipped" else "")
     return f"{node['title']}: {what}" if what else str(node["title"])
+
+
+def _again(node: Mapping[str, Any], error: str, wait: float) -> str:
+    return f"{node['title']}: {error} (again in {_clock(wait)})"
 
 
 def numbers(values: Mapping[str, float]) -> str:
@@ -171,6 +178,9 @@ class Live:
                 self.progress.update(bar, completed=line["done"], total=line["total"], unit=line["unit"])
             elif line["kind"] == "metrics":
                 self.progress.update(bar, latest=f"{line['trial']} {numbers(line['values'])}".strip())
+
+    def retried(self, node: Mapping[str, Any], error: str, wait: float) -> None:
+        self.console.print(f"  [yellow]~[/] {_escaped(_again(node, error, wait))}")
 
     def ended(self, node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] | None, error: str) -> None:
         key = node["key"]

@@ -107,6 +107,18 @@ def test_another_attempt_says_so(lines):
     assert written() == ["> preprocess", "> preprocess (attempt 2)"]
 
 
+def test_a_step_that_is_tried_again_says_why_and_when(lines):
+    shown, written = lines
+    shown.began(THIRD)
+    shown.retried(THIRD, "MLflow at http://[::1]:5000 does not answer", 12.3)
+    screen = Screen(width=160)
+    screen.live.retried(THIRD, "MLflow at http://[::1]:5000 does not answer", 12.3)
+    line = "~ register furniture: MLflow at http://[::1]:5000 does not answer (again in 12 s)"
+
+    assert written()[-1] == line
+    assert line in screen.printed()
+
+
 def test_a_skipped_step_says_why(lines):
     shown, written = lines
     shown.ended(THIRD, "skipped", None, "")
