@@ -3,6 +3,7 @@ What steps make, beside the `Table`: small, typed, made of text and numbers.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors.torch import load as load_tensors
 from torch import nn
 
+from components.errors import UsageError
 from components.family import Family
 from components.files import File
 from components.representation import Representation
@@ -76,6 +78,8 @@ class Scores:
     """where those assets are read again, for a champion to be measured on them"""
     extractor: Checkpoint | None = None
     """whose features a generative family was judged by"""
+    over: tuple[tuple[str, float], ...] = field(default=(), metadata=ASIDE)
+    """the others that `best_of` compared it with, each with its validation score"""
 
     def text(self, score: str = "") -> str:
         """ "0.62 ± 0.05"."""
@@ -85,7 +89,13 @@ class Scores:
 
     def describe(self) -> str:
         val = self.val.get(self.goal, np.nan)
+        if self.over:
+            return f"{self.name} (val {self.goal} {val:.3f}), over {', '.join(self._others(val))}"
         return f"{self.name}: {self.goal} {self.text()} on {self.count} test rows (val {val:.3f})"
+
+    def _others(self, val: float) -> list[str]:
+        """Those that it was chosen over; of equals `best_of` takes the first."""
+        return [f"{name} {own:.3f}" + (" (a tie: the first)" if own == val else "") for name, own in self.over]
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,13 @@ def at_most(**thresholds: float) -> Gate:
     return Gate(most=thresholds)
 
 
+def model_name(name: str) -> str:
+    """A name that a model can be registered by, as it is: a bad one is refused before anything is trained."""
+    if not re.fullmatch(r"[\w .-]+", name):
+        raise UsageError(f"A model's name is letters, digits, spaces, dots and dashes, but got {name!r}.")
+    return name
+
+
 @dataclass(frozen=True)
 class Model:
     """A registered version, and what the gate said of it."""
@@ -130,7 +147,10 @@ class Model:
     """what the verdict rests on: JSON"""
     scores: File | None = None
     """the scores that it was registered with: JSON, for a later promotion to compare"""
+    what: str = ""
+    """its family, and how good it was: "pointnet, accuracy 0.705 ± 0.045" """
 
     def describe(self) -> str:
+        of = f" ({self.what})" if self.what else ""
         alias = " is champion" if self.verdict == "PROMOTE" else f": {self.verdict} ({'; '.join(self.reasons)})"
-        return f"{self.name} version {self.version}{alias}"
+        return f"{self.name} version {self.version}{of}{alias}"

@@ -17,6 +17,7 @@ import click
 
 from components.errors import RayfieldError, UsageError, nearest
 from components.secrets import redact, refuse
+from pipelines.engine.typed import remember, with_store
 
 FOLDER = Path(__file__).with_name("commands")
 SECTIONS = ("Run", "See", "Models", "Cluster", "Schedule", "Look after", "Develop")
@@ -63,7 +64,8 @@ class Main(click.Group):
         except Exception as error:
             words = _words(error)
             # an error that nobody foresaw is shown whole, but an address in it may hold a password
-            click.echo(redact(f"rayfield: {words}" if words else traceback.format_exc().rstrip()), err=True)
+            told = with_store(f"rayfield: {words}") if words else traceback.format_exc().rstrip()
+            click.echo(redact(told), err=True)
             ctx.exit(error.code if isinstance(error, RayfieldError) else 1)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -109,6 +111,7 @@ def store_at(address: str | None) -> Any:
     """The store of a command."""
     from pipelines.engine.store import Store
 
+    remember(address or "")
     address = address or ".rayfield"
     _check_store(address)
     os.environ["RAYFIELD_STORE"] = address

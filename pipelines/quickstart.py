@@ -1,6 +1,6 @@
 """Real furniture to a registered model: two representations, two classifiers, the better one registered and mapped."""
 
-from components.artifacts import at_least
+from components.artifacts import at_least, model_name
 from components.families.pointnet import PointNet
 from components.families.tsne import Tsne
 from components.families.voxnet import VoxNet
@@ -12,12 +12,17 @@ from components.steps.preprocess import preprocess
 from components.steps.register import register
 from components.steps.train import train
 from components.steps.tune import tune
-from pipelines.engine.pipeline import pipeline
+from pipelines.engine.pipeline import called, pipeline
 
 
 @pipeline
 def quickstart(
-    source: Source = "furniture", size: str = "tiny", trials: int = 4, workers: int | tuple[int, int] = 1, seed: int = 0
+    source: Source = "furniture",
+    size: str = "tiny",
+    trials: int = 4,
+    workers: int | tuple[int, int] = 1,
+    name: str = "",
+    seed: int = 0,
 ):
     """
     Real furniture to a registered model, on one machine.
@@ -26,6 +31,7 @@ def quickstart(
     size: the families' preset: tiny or paper
     trials: trials of PointNet's tuning
     workers: Ray Train's workers for each training; 1,4 is as many of them as there is room for
+    name: of the registered model; if empty furniture, or the folder's own
     seed: of every draw
     """
     pointnet, voxnet = PointNet.at(size), VoxNet.at(size)
@@ -37,6 +43,6 @@ def quickstart(
     for method in ("majority", "forest"):
         baseline(table, method=method)
     best, checkpoint = best_of(scores)
-    register(best, name="furniture", gate=at_least(accuracy=0.4))
+    register(best, name=model_name(name or called(source)), gate=at_least(accuracy=0.4))
     features = predict(checkpoint, table)
     evaluate(train(Tsne.at(size), features, workers=0), features)

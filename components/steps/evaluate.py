@@ -3,7 +3,7 @@ evaluate: how good a checkpoint is on the splits that it has not learned from; b
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -151,7 +151,8 @@ def best_of(entries: Sequence[Scores]) -> tuple[Scores, Checkpoint]:
     sign = 1 if learned[0].direction == "max" else -1
     best = max(learned, key=lambda entry: sign * entry.val[entry.goal])
     assert best.checkpoint is not None
-    return best, best.checkpoint
+    over = tuple((entry.name, entry.val[entry.goal]) for entry in learned if entry is not best)
+    return replace(best, over=over), best.checkpoint
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from components.steps.card import model_card
 from components.steps.judging import Champion, goal_of, judge, numbers, ruler
 from components.steps.registry import (
     aliased,
+    asked,
     back,
     by_key,
     client,
@@ -61,17 +62,16 @@ def register(scores: Scores, *, name: str, gate: Gate = OPEN, force: bool = Fals
         version = by_key(api, name, key) or _create(api, scores, checkpoint, name, key, context)
         point("register: the version is there, no verdict")
         evidence = _decide(api, scores, name, version, gate, force, context)
-    return _model(api, name, version, evidence, key, context)
+    return _model(scores, name, version, evidence, key, context)
 
 
-def _model(api: Any, name: str, version: str, evidence: Mapping[str, Any], key: str, context: Context) -> Model:
+def _model(scores: Scores, name: str, version: str, evidence: Mapping[str, Any], key: str, context: Context) -> Model:
     kept = decode(evidence["kept"])
     context.file("evidence.json", kept["evidence"].read())
     context.note({"verdict": evidence["verdict"], "version": version, "reasons": evidence["reasons"]})
-    uri = f"models:/{name}/{version}"
-    return Model(
-        name, version, evidence["verdict"], tuple(evidence["reasons"]), uri, key, kept["evidence"], kept["scores"]
-    )
+    verdict, reasons, uri = evidence["verdict"], tuple(evidence["reasons"]), f"models:/{name}/{version}"
+    what = f"{scores.name}, {scores.goal} {scores.text()}"
+    return Model(name, version, verdict, reasons, uri, key, kept["evidence"], kept["scores"], what)
 
 
 def _create(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: str, context: Context) -> str:
@@ -189,7 +189,7 @@ def _carried_out(api: Any, name: str, version: str, evidence: Mapping[str, Any])
 def promote(name: str, version: str, *, force: bool, context: Context) -> dict[str, Any]:
     """Compares a version with the champion of now, by the gate that it was registered with; moves the champion."""
     with reachable():
-        api = client()
+        api = asked()
         found = version_of(api, name, version)
         evidence = evidence_of(found)
         if evidence is None:
@@ -202,4 +202,4 @@ def promote(name: str, version: str, *, force: bool, context: Context) -> dict[s
 def rollback(name: str, *, context: Context) -> dict[str, Any]:
     """Makes the previous champion the champion again, and says so in the model's history."""
     with reachable(), context.alone(f"model {name}"):
-        return back(client(), name)
+        return back(asked(), name)

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.artifacts import model_name
 from components.crash import point
 from components.errors import RayfieldError, UsageError
 from components.files import tracking_uri
@@ -53,6 +54,22 @@ def client() -> Any:
             api = mlflow.MlflowClient(uri, uri)
             api.search_experiments(max_results=1)
         return api
+
+
+def asked() -> Any:
+    """A client for those who only ask: where there is no database yet, none is made."""
+    if not _is_there():
+        raise UsageError(
+            f"A model is looked up where one was registered, but there is no {tracking_uri()}. "
+            "`rayfield run quickstart` registers one; pass --store if it is elsewhere."
+        )
+    return client()
+
+
+def _is_there() -> bool:
+    """Whether MLflow has anything: a server, or a database that was made."""
+    uri = tracking_uri()
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
 
 
 @contextmanager
@@ -104,10 +121,8 @@ def ensure(api: Any, name: str) -> None:
     """Makes the registered model if there is none."""
     from mlflow.exceptions import MlflowException
 
-    if not re.fullmatch(r"[\w .-]+", name):
-        raise UsageError(f"A model's name is letters, digits, spaces, dots and dashes, but got {name!r}.")
     try:
-        api.create_registered_model(name)
+        api.create_registered_model(model_name(name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -197,6 +212,8 @@ def signed() -> dict[str, str]:
 
 def listing() -> list[dict[str, Any]]:
     """A row for each registered model: its champion, the one before, and how many versions it has."""
+    if not _is_there():
+        return []
     api, rows = client(), []
     for model in api.search_registered_models():
         versions = {str(one.version): one for one in _versions(api, model.name)}
@@ -218,7 +235,7 @@ def history(name: str) -> dict[str, Any]:
     """A model: its versions with their verdicts, and every move of its champion."""
     from mlflow.exceptions import MlflowException
 
-    api = client()
+    api = asked()
     try:
         model = api.get_registered_model(name)
     except MlflowException as error:
@@ -232,7 +249,7 @@ def history(name: str) -> dict[str, Any]:
 
 def details(name: str, version: str) -> dict[str, Any]:
     """One version: its row, the evidence of its verdict, and its model card."""
-    found = version_of(client(), name, version)
+    found = version_of(asked(), name, version)
     said = {"evidence": evidence_of(found), "promotion": evidence_of(found, "promotion"), "card": found.description}
     return {**_row(found, list(found.aliases)), **said}
 
@@ -274,7 +291,7 @@ def folder_of(uri: str) -> Path:
 
     if not uri.startswith("models:/"):
         raise UsageError(f"A model is models:/NAME@champion or models:/NAME/VERSION, but got {uri!r}.")
-    client()
+    asked()
     mlflow.set_tracking_uri(tracking_uri())
     try:
         return Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipelines.cli import JSON, STORE, store_at
+from pipelines.cli import STORE, store_at
 
 SECTION = "See"
 PAUSE = 1.0  # seconds between looks at a run that is followed
@@ -20,7 +20,7 @@ PAUSE = 1.0  # seconds between looks at a run that is followed
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run, or the step, has ended")
 @click.option("-n", "--tail", type=int, help="Only the last so many lines")
 @STORE
-@JSON
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: an object for each line printed")
 def logs(run: str, step: str | None, follow: bool, tail: int | None, store: str, as_json: bool) -> None:
     """
     Print what the steps of RUN printed, or STEP alone: its own process, its workers, its trials.

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pipelines.cli import JSON, STORE, store_at
+from pipelines.engine.typed import with_store
 
 SECTION = "Models"
 REFUSED = 3
@@ -37,7 +38,7 @@ def list_models(store: str, as_json: bool) -> None:
         said = f"{champion:<13} of {row['versions']:<3} {row.get('family') or '':<12} {row.get('score', '')}"
         click.echo(f"  {row['name']:<24} {said}", err=True)
     if not rows:
-        click.echo("  No model yet: `rayfield run quickstart` registers one.", err=True)
+        click.echo(with_store("  No model yet: `rayfield run quickstart` registers one."), err=True)
 
 
 @models.command()

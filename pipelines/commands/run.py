@@ -66,7 +66,7 @@ def _run(request: Any, store: Any, as_json: bool) -> int:
     status = {node["key"]: "cached" for node in found}
     _report(found, manifests, status, as_json)
     if not as_json:
-        results(found, manifests, status)
+        results(found, manifests, status, store)
     return verdict(manifests)
 
 

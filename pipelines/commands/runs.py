@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pipelines.cli import JSON, STORE, store_at
+from pipelines.engine.typed import with_store
 
 SECTION = "See"
 COLORS = {
@@ -36,7 +37,9 @@ def runs(pipeline: str, failed: bool, count: int, store: str, as_json: bool) -> 
     for row in rows:
         print_row(row)
     if not rows:
-        click.echo("  No such run." if pipeline or failed else "  No run yet: `rayfield run quickstart`.", err=True)
+        click.echo(
+            with_store("  No such run." if pipeline or failed else "  No run yet: `rayfield run quickstart`."), err=True
+        )
 
 
 def _rows(store: Any, pipeline: str, failed: bool) -> Any:

@@ -17,6 +17,7 @@ import click
 
 from components.errors import UsageError
 from pipelines.cli import JSON, OPEN, SETS, STORE, request_of, store_at
+from pipelines.engine.typed import with_store
 
 SECTION = "Schedule"
 WAIT = click.option("--no-wait", is_flag=True, help="Leave it to `rayfield scheduler`")
@@ -90,7 +91,7 @@ def add(ctx: click.Context, name: str, pipeline: str, sets: tuple[str, ...], sto
     click.echo(f"  {name}: {request.name} {made.trigger.words()}", err=True)
     for moment in coming:
         click.echo(f"    {_local(made, moment)}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC", err=True)
-    click.echo("  It runs while a `rayfield scheduler` does.", err=True)
+    click.echo(with_store("  It runs while a `rayfield scheduler` does."), err=True)
 
 
 def _no_secrets(given: dict[str, Any]) -> None:
@@ -186,7 +187,7 @@ def list_(store: str, as_json: bool) -> None:
             f"  {row['name']:<16} {row['pipeline']:<14} {row['when']:<32} next {coming:<24} last {row['last'] or '-'}"
         )
     if not rows:
-        click.echo("  No schedule yet: `rayfield schedule add --help`.", err=True)
+        click.echo(with_store("  No schedule yet: `rayfield schedule add --help`."), err=True)
 
 
 def _row_of(place: Any, name: str) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def pause(name: str, store: str) -> None:
     from pipelines.engine import schedules
 
     schedules.change(place, schedules.find(place, name), paused=True)
-    click.echo(f"  {name} is paused. `rayfield schedule resume {name}` goes on.", err=True)
+    click.echo(with_store(f"  {name} is paused. `rayfield schedule resume {name}` goes on."), err=True)
 
 
 @schedule.command()
@@ -315,13 +316,13 @@ def _wait(place: Any, ticks: list[Any], no_wait: bool) -> int:
     from pipelines.engine.scheduler import Scheduler
 
     if no_wait:
-        click.echo(f"  {len(ticks)} wait for a `rayfield scheduler`.", err=True)
+        click.echo(with_store(f"  {len(ticks)} wait for a `rayfield scheduler`."), err=True)
         return 0
     ended_by_signals(Scheduler(place)).until(ticks)
     found = [schedules.tick(place, tick.schedule, tick.name) for tick in ticks]
     left = sum(tick is not None and tick.open for tick in found)
     if left:
-        click.echo(f"  Interrupted: {left} wait for a `rayfield scheduler`.", err=True)
+        click.echo(with_store(f"  Interrupted: {left} wait for a `rayfield scheduler`."), err=True)
         return 5
     return max((tick.code or 0 for tick in found if tick), default=0)
 

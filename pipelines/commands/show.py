@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pipelines.cli import JSON, STORE, store_at
+from pipelines.engine.typed import typed, with_store
 
 SECTION = "See"
 
@@ -24,15 +25,27 @@ def show(run: str, store: str, as_json: bool) -> None:
     found = open_run(place, find(place, run))
     if as_json:
         return click.echo(json.dumps(_as_dict(found, whys(found, place)), indent=1))
-    from pipelines.engine.display import console, run_tree
-
-    run_tree(found, console())
-    for step in found.steps:
-        trace = step.failures[-1].get("traceback") if step.status == "failed" else ""
-        if trace:
-            click.echo(f"\n  {step.title}\n{trace}", err=True)
-    _links(found, place)
+    _say(found, place)
     return None
+
+
+def _say(run: Any, store: Any) -> None:
+    from pipelines.engine.display import UNREAD, console, run_tree, unread
+    from pipelines.engine.seeing import quarantined
+
+    screen = console()
+    run_tree(run, screen)
+    for step in run.steps:
+        unread(quarantined(store, step.manifest), step.title, UNREAD, screen)
+        if step.status == "failed":
+            click.echo(f"\n  {step.title}\n{_wrong(step.failures[-1])}", err=True)
+    _links(run, store)
+
+
+def _wrong(failure: dict[str, Any]) -> str:
+    """What went wrong: a mistake of people is said in its sentence, and where in the code it was met helps nobody."""
+    trace = "" if failure.get("kind") in ("user", "data") else failure.get("traceback")
+    return trace or f"  {failure['error']}"
 
 
 def _as_dict(run: Any, whys: dict[str, str]) -> dict[str, Any]:
@@ -59,11 +72,11 @@ def _as_dict(run: Any, whys: dict[str, str]) -> dict[str, Any]:
 
 def _links(run: Any, store: Any) -> None:
     report = f"runs/{run.name}/report.html"
-    rows = [("logs", f"rayfield logs {run.name} STEP"), ("report", f"rayfield report {run.name} --open")]
+    rows = [("logs", typed(f"rayfield logs {run.name} STEP")), ("report", typed(f"rayfield report {run.name} --open"))]
     if not store.remote and store.read(report):
         rows[1] = ("report", f"{store.address}/{report}")
     if "" in run.ids:
-        rows.append(("mlflow", run.page))
+        rows.append(("mlflow", with_store(run.page)))
     click.echo("", err=True)
     for word, where in rows:
         click.echo(f"  {word:<8}{where}", err=True)

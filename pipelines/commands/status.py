@@ -9,6 +9,7 @@ import click
 
 from pipelines.cli import JSON, STORE, store_at
 from pipelines.commands.runs import print_row, row_of
+from pipelines.engine.typed import with_store
 
 SECTION = "See"
 
@@ -77,7 +78,7 @@ def far(step: dict[str, Any]) -> str:
 def _print_last(store: Any) -> None:
     name, record = next(store.runs(), ("", {}))
     if not name:
-        return click.echo("  No run yet: `rayfield run quickstart`.", err=True)
+        return click.echo(with_store("  No run yet: `rayfield run quickstart`."), err=True)
     click.echo("  Nothing runs. The last run:", err=True)
     print_row(row_of(store, name, record))
-    click.echo(f"  `rayfield show {name}` has its steps; `rayfield runs` lists the others.", err=True)
+    click.echo(with_store(f"  `rayfield show {name}` has its steps; `rayfield runs` lists the others."), err=True)

@@ -9,6 +9,7 @@ import click
 
 from components.errors import UsageError
 from pipelines.cli import JSON, OPEN, SETS, STORE, request_of, store_at
+from pipelines.engine.typed import with_store
 
 SECTION = "Cluster"
 INTERRUPTED = 5
@@ -65,5 +66,7 @@ def _follow(place: Any, found: Any, jobs: Any) -> int:
     try:
         return submissions.follow(place, found, jobs)
     except KeyboardInterrupt:
-        click.echo(f"\n  The run goes on: `rayfield logs {found.run} -f`, `rayfield stop {found.run}`.", err=True)
+        click.echo(
+            with_store(f"\n  The run goes on: `rayfield logs {found.run} -f`, `rayfield stop {found.run}`."), err=True
+        )
         return INTERRUPTED

@@ -20,6 +20,8 @@ class Cluster:
     where: str
     machines: tuple[Mapping[str, float], ...]
     """CPU and GPU of each; none where they are not known"""
+    cores: int = 0
+    """of this machine, where Ray would be started here"""
 
     @property
     def resources(self) -> dict[str, float]:
@@ -29,6 +31,8 @@ class Cluster:
         if not self.machines:
             return f"{self.where}: unknown, for it does not say what it has"
         said = ", ".join(f"{count:g} {name}" for name, count in self.resources.items() if count)
+        if self.cores and self.cores != self.resources["CPU"]:  # Ray's CPUs are places for work, not cores
+            return f"{self.where}: {self.cores} cores, on which Ray may place work for {said}"
         return f"{self.where}: {said}" + (f" on {len(self.machines)} machines" if len(self.machines) > 1 else "")
 
 
@@ -44,7 +48,7 @@ def cluster() -> Cluster:
         return Cluster("this Ray", tuple(_own(n["Resources"]) for n in ray.nodes() if n["Alive"]))
     address = os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local"):
-        return Cluster("this machine", ({"CPU": float(local_cpus()), "GPU": float(_cards())},))
+        return Cluster("this machine", ({"CPU": float(local_cpus()), "GPU": float(_cards())},), os.cpu_count() or 1)
     return Cluster(address, _asked(address))
 
 

@@ -4,14 +4,20 @@ What people see: a live list of steps in a terminal, plain lines elsewhere, and 
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+
+from pipelines.engine.store import Store
+from pipelines.engine.typed import typed
 
 MARKS = {"cached": "=", "done": "+", "failed": "x", "skipped": "-"}
 WORDS = {"cached": "kept", "done": "done", "failed": "failed", "skipped": "skipped", "waiting": "waiting"}
 COLORS = {"cached": "dim", "done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
 WIDE = 160  # columns where there is no terminal
+LEAST = 12  # columns that a step's title, and what came of it, have in the narrowest terminal
+UNREAD = 20  # assets in quarantine that a run's page names
+FIRST = 3  # and that the end of a run names
 SAID = 30.0  # seconds between lines of one step's progress, where there is no terminal
 
 
@@ -60,6 +66,9 @@ class Lines:
         left = f"about {_clock(took * (total - done) / more)} left" if more > 0 and done < total else ""
         return "  ".join(filter(None, [f"{done:g}/{total:g} {line['unit']}", numbers(self.latest.get(key, {})), left]))
 
+    def retried(self, node: Mapping[str, Any], error: str, wait: float) -> None:
+        self._print(f"~ {_again(node, error, wait)}")
+
     def ended(self, node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] | None, error: str) -> None:
         took = f" ({self.seconds(node['key']):.1f} s)" if node["key"] in self.began_at else ""
         self._print(f"{MARKS[status]} {_sentence(node, status, manifest, error)}{took}")
@@ -79,6 +88,10 @@ def _sentence(node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] 
     what = error or (manifest or {}).get("describe", "")
     what = what or ("a step that it needs failed" if status == "skipped" else "")
     return f"{node['title']}: {what}" if what else str(node["title"])
+
+
+def _again(node: Mapping[str, Any], error: str, wait: float) -> str:
+    return f"{node['title']}: {error} (again in {_clock(wait)})"
 
 
 def numbers(values: Mapping[str, float]) -> str:
@@ -166,6 +179,9 @@ class Live:
             elif line["kind"] == "metrics":
                 self.progress.update(bar, latest=f"{line['trial']} {numbers(line['values'])}".strip())
 
+    def retried(self, node: Mapping[str, Any], error: str, wait: float) -> None:
+        self.console.print(f"  [yellow]~[/] {_escaped(_again(node, error, wait))}")
+
     def ended(self, node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] | None, error: str) -> None:
         key = node["key"]
         self.status[key] = status
@@ -190,8 +206,10 @@ def watcher(nodes: Sequence[Mapping[str, Any]]) -> Any:
     return Live(nodes) if sys.stderr.isatty() else Lines()
 
 
-def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str]) -> None:
+def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str], store: Store) -> None:
     """The table that ends a run: what was prepared, tuned, trained, how good it is, and what is registered."""
+    from pipelines.engine.seeing import quarantined
+
     table = plain_table("", "step", "what came of it", "time")
     for node in nodes:
         manifest = manifests.get(node["key"])
@@ -201,6 +219,8 @@ def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: M
     screen = console()
     screen.print()
     screen.print(table)
+    for node in nodes:
+        unread(quarantined(store, manifests.get(node["key"])), node["title"], FIRST, screen)
     _models(manifests, screen)
 
 
@@ -221,7 +241,6 @@ def run_tree(run: Any, screen: Any) -> None:
     gpu = any(step.cost.get("gpu") for _, step in rows)
     names = ["step", "", "time", "CPU", *(["GPU"] if gpu else []), "what came of it"]
     table = plain_table(*names, right=("time", "CPU", "GPU"))
-    table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"
     for indent, step in rows:
         color = COLORS.get(step.status, "cyan" if step.status in ("running", "retry") else "dim")
         tried = f", {step.attempts} attempts" if step.attempts > 1 else ""
@@ -229,6 +248,7 @@ def run_tree(run: Any, screen: Any) -> None:
         took = [duration(step.seconds), duration(step.cost.get("cpu"))]
         took += [duration(step.cost.get("gpu"))] if gpu else []
         table.add_row(f"[dim]{indent}[/]{_escaped(step.title)}", word, *took, _escaped(step.what))
+    _fit(table, screen.width)
     record = run.record
     screen.print(f"  [bold]{_escaped(record['title'])}[/]  {run.name}  {record['commit'][:12]}")
     ended = f"{run.count('done')} done, {run.count('cached')} kept, {run.count('failed')} failed"
@@ -236,13 +256,48 @@ def run_tree(run: Any, screen: Any) -> None:
     screen.print(table)
 
 
+def _fit(table: Any, width: int) -> None:
+    """One line for each row: what is too wide is cut from the last column, then from the first, and from no other."""
+    from rich.text import Text
+
+    first, *_, last = table.columns
+    for column in table.columns:
+        cells = [str(column.header), *map(str, column.cells)]
+        column.no_wrap, column.overflow = True, "ellipsis"
+        column.width = max(Text.from_markup(cell).cell_len for cell in cells)
+    room = width - sum(column.width + 2 for column in table.columns[1:-1]) - 4
+    first.width = min(first.width, max(room - LEAST, LEAST))
+    last.width = min(last.width, max(room - first.width, LEAST))
+
+
+def unread(rows: Sequence[tuple[str, str]], title: str, most: int, screen: Any) -> None:
+    """What a step put into quarantine and why: the first of it, and how many more."""
+    if rows:
+        screen.print(f"\n  {_escaped(title)}: {len(rows)} in quarantine")
+        for asset, reason in rows[:most]:
+            screen.print(f"    {_escaped(asset)}: {_escaped(reason)}", soft_wrap=True)
+        if len(rows) > most:
+            screen.print(f"    and {len(rows) - most} more")
+
+
 def _models(manifests: Mapping[str, Any], screen: Any) -> None:
     results = [m["result"] for m in manifests.values() if m and isinstance(m["result"], dict)]
     classifies = any(result.get("goal") == "accuracy" for result in results)
     for result in results:
-        if classifies and result.get("verdict") == "PROMOTE":
-            screen.print(f"\n  Ask it:   rayfield predict models:/{result['name']}@champion FILE.obj", highlight=False)
-    screen.print("  See it:   rayfield report --open, rayfield ui")
+        if result.get("verdict"):
+            screen.print()
+            for word, command in _next(result, classifies):
+                screen.print(f"  {word:<9} {typed(command)}", soft_wrap=True)
+    screen.print(f"  See it:   {typed('rayfield report --open')}, {typed('rayfield ui')}", soft_wrap=True)
+
+
+def _next(result: Mapping[str, Any], classifies: bool) -> Iterator[tuple[str, str]]:
+    """How a registered version is asked, and how one that was held back is made champion all the same."""
+    name, version, champion = result["name"], result.get("version"), result["verdict"] == "PROMOTE"
+    if classifies:
+        yield "Ask it:", f"rayfield predict models:/{name}{'@champion' if champion else f'/{version}'} FILE.obj"
+    if not champion:
+        yield "Use it:", f"rayfield models promote {name} {version} --force"
 
 
 def summary(

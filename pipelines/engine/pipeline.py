@@ -5,6 +5,7 @@ What a pipeline is: a function marked `@pipeline`, and what can be read of it wi
 import ast
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,15 @@ def pipeline(function: Callable[..., None]) -> Callable[..., None]:
     """Marks a function as a pipeline: `rayfield run` finds it by its module's name."""
     function.is_pipeline = True  # type: ignore[attr-defined]
     return function
+
+
+def called(source: Any) -> str:
+    """What a model that learned from a source is called by default: as the source, or as the folder that it reads."""
+    from components.sources.folder import Folder
+
+    kind = type(source).__module__.rpartition(".")[2]
+    own = Path(source.root).resolve().name if isinstance(source, Folder) else kind
+    return re.sub(r"[^\w.-]+", "-", own).strip("-.") or kind  # MLflow takes no other characters
 
 
 @dataclass(frozen=True)

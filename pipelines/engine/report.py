@@ -19,7 +19,7 @@ from components.files import where
 from components.secrets import redact, redacted
 from pipelines.engine import svg
 from pipelines.engine.logs import read
-from pipelines.engine.seeing import Run, Said, Step, duration, history, open_run, said, whys
+from pipelines.engine.seeing import Run, Said, Step, duration, history, open_run, quarantined, said, whys
 from pipelines.engine.store import Store
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -27,6 +27,7 @@ WIDEST = 1400  # pixels of a figure
 HEAVIEST = 300_000  # bytes of a figure that is left as it is
 FIGURES = 60  # of a report
 SHOWN = 4  # of a series of figures over time
+UNREAD = 20  # assets in quarantine that are named
 LAST_LINES = 40  # of the logs of a step that failed
 
 
@@ -51,6 +52,7 @@ def report(store: Store, name: str, now: float | None = None) -> str:
         models=[_model(step, run) for step in run.steps if "verdict" in _result(step)],
         scores=list(_scores(run.steps)),
         comparisons=[_result(step) for step in run.steps if "means" in _result(step)],
+        quarantines=[found for step in run.steps if (found := _quarantine(store, step))],
         graph=_safe(svg.graph(run.steps)),
         timeline=_timeline(run, now or time.time()),
         steps=[_step(store, run, step, told[step.key], reasons[step.key]) for step in run.steps],
@@ -167,6 +169,13 @@ def _scores(steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
                     "test": _number(result, name),
                     "count": result["count"],
                 }
+
+
+def _quarantine(store: Store, step: Step) -> dict[str, Any] | None:
+    """What a step could not read, and why: the first of it, and how many more."""
+    rows = quarantined(store, step.manifest)
+    named = {"step": step, "count": len(rows), "rows": rows[:UNREAD], "more": len(rows[UNREAD:])}
+    return named if rows else None
 
 
 def _step(store: Store, run: Run, step: Step, told: Said, why: str) -> dict[str, Any]:

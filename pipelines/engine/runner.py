@@ -53,6 +53,8 @@ class Watcher(Protocol):
 
     def said(self, node: Mapping[str, Any], lines: list[dict[str, Any]]) -> None: ...
 
+    def retried(self, node: Mapping[str, Any], error: str, wait: float) -> None: ...
+
     def ended(self, node: Mapping[str, Any], status: str, manifest: Mapping[str, Any] | None, error: str) -> None: ...
 
 
@@ -200,6 +202,8 @@ class Runner:
         wait = BUDGETS[kind].wait(spent[kind], chance)
         self.not_before[key] = self.now() + wait
         self._record(node, "retry", outcome["error"], kind=kind, wait=round(wait, 3), traceback=outcome["traceback"])
+        for watcher in self.watchers:
+            watcher.retried(node, outcome["error"], wait)
         return True
 
     def _reopen(self) -> None:

@@ -22,6 +22,7 @@ from pipelines.engine.records import begun, counts, new_name
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Tracker, ledger_lines
+from pipelines.engine.typed import typed
 
 __all__ = ["execute", "ledger_lines", "run_name"]
 
@@ -106,7 +107,8 @@ def _report(store: Store, run: str) -> None:
         write_report(store, run)
     except Exception as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        console().print(f"  The report was not written ({words}). `rayfield report {run}` tries again.")
+        again = typed(f"rayfield report {run}")
+        console().print(f"  The report was not written ({words}). `{again}` tries again.", soft_wrap=True)
 
 
 @contextmanager
@@ -153,7 +155,7 @@ def _say(
     if as_json:
         print(json.dumps(summary(nodes, manifests, status), indent=1))
     else:
-        results(nodes, manifests, status)
+        results(nodes, manifests, status, store)
     screen = console()
     if problem:
         screen.print(f"  {problem}")
@@ -162,4 +164,5 @@ def _say(
     elif code == REFUSED:
         screen.print("  The gate said no: the model is registered, and the champion stays.")
     elif code:
-        screen.print(f"  A step failed. `rayfield show {run}` has its traceback; the same command continues.")
+        why = typed(f"rayfield show {run}")
+        screen.print(f"  A step failed. `{why}` says why; the same command continues.", soft_wrap=True)

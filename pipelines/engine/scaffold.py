@@ -2,6 +2,7 @@
 `rayfield new family NAME`: a family that works, and its test.
 """
 
+import keyword
 from pathlib import Path
 
 from components.errors import UsageError
@@ -92,12 +93,15 @@ def family(name: str) -> list[Path]:
     """Writes components/families/NAME.py and its test; the conformance suite finds both by itself."""
     if not name.isidentifier() or name != name.lower():
         raise UsageError(f"A family's name is a file's: small letters, digits and _, but got {name!r}.")
+    title = "".join(part.capitalize() for part in name.split("_"))
+    if keyword.iskeyword(name) or keyword.iskeyword(title) or not title.isidentifier():
+        law = "A family's module and class are imported by its name, so it has letters and is no word of Python"
+        raise UsageError(f"{law}, but got {name!r}. Choose another.")
     module = ROOT / "components" / "families" / f"{name}.py"
     test = ROOT / "tests" / "components" / "families" / f"test_{name}.py"
     for path in (module, test):
         if path.exists():
             raise UsageError(f"{path.relative_to(ROOT)} exists. Choose another name.")
-    title = "".join(part.capitalize() for part in name.split("_"))
     size = f"{(3 + 1) * 128 + (128 + 1) * 128 + (128 + 1) * 40:,}"
     module.write_text(FAMILY.format(name=name, title=title, size=size))
     test.write_text(TEST.format(name=name, title=title))

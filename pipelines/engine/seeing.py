@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.errors import UsageError, nearest
-from components.files import tracking_uri
+from components.files import tracking_uri, where
 from components.secrets import redact
 from pipelines.engine.events import events
 from pipelines.engine.explain import Reasons
@@ -218,10 +218,24 @@ def said(store: Store, run: str, key: str) -> Said:
     return found
 
 
+def quarantined(store: Store, manifest: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Asset and reason of each that a table's step could not read; nothing of other steps."""
+    result = (manifest or {}).get("result")
+    # a table that `predict` made hands on the quarantine of the one that it read, and counts none
+    if not (isinstance(result, Mapping) and isinstance(result.get("counts"), Mapping)):
+        return []
+    data = store.read(where(result["quarantine"]["digest"])) if result["counts"].get("quarantined") else None
+    if data is None:
+        return []
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(pa.BufferReader(data), columns=["id", "reason"]).to_pylist()
+    return sorted((redact(row["id"]), redact(" ".join(row["reason"].split()))) for row in rows)
+
+
 def history(store: Store, manifest: Mapping[str, Any] | None) -> dict[str, list[tuple[int, float]]]:
     """The curves that a checkpoint holds: those of its whole training, whichever runs did it."""
-    from components.files import where
-
     result = (manifest or {}).get("result")
     held = result.get("history") if isinstance(result, dict) else None
     data = store.read(where(held["digest"])) if held else None

@@ -113,7 +113,8 @@ def describe(artifact: Any) -> str:
         )
         return f"{artifact.name}: " + ", ".join(words)
     if isinstance(artifact, tuple):
-        return f"{len(artifact)} results"
+        said = [describe(one) for one in artifact if hasattr(one, "describe")]
+        return said[0] if said else f"{len(artifact)} results"  # of a best and its checkpoint, what was chosen
     return str(artifact)
 
 

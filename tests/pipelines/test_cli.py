@@ -5,6 +5,7 @@ The command line: what it prints where, its exit codes, and what it does not imp
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from components import places
 from pipelines.cli import main
 from pipelines.engine import running, tracking
+from pipelines.engine.display import results
 from pipelines.engine.executors import Here
 from pipelines.engine.store import Store
 from tests.meshes import write_shapes
@@ -184,13 +186,97 @@ def test_a_second_run_keeps_everything(toy, untracked):
 
 
 def test_a_failed_step_is_shown_with_its_traceback_and_the_rest_goes_on(toy, untracked):
-    result = rayfield("run", toy, "--kind", "data")
+    result = rayfield("run", toy, "--kind", "bug")
     shown = rayfield("show")
 
-    assert "a data error of two lines" in result.stderr
+    assert "a bug error of two lines" in result.stderr
     assert "Traceback" not in result.stderr
     assert ran("total") == 1
     assert "toys.py" in shown.stderr and "Traceback" in shown.stderr
+
+
+@pytest.mark.parametrize("kind", ["usage", "infeasible", "data"])
+def test_a_mistake_of_people_within_a_step_is_shown_as_its_sentence_alone(toy, untracked, kind):
+    rayfield("run", toy, "--kind", kind)
+    shown = rayfield("show").stderr
+
+    assert f"\n  broken\n  a {kind} error of two lines\n" in shown
+    assert "Traceback" not in shown
+
+
+def test_what_is_in_quarantine_is_named_with_its_reason(training, untracked):
+    folder = Path(training[2]) / "ball"
+    folder.mkdir(exist_ok=True)
+    for n in range(22):
+        (folder / f"bad{n:02d}.obj").write_bytes(b"")
+    ended = rayfield("run", *training).stderr
+    again = rayfield("run", *training).stderr
+    shown = rayfield("show").stderr
+    page = Path(rayfield("report").stdout.strip()).read_text()
+
+    assert "preprocess: 22 in quarantine" in ended
+    assert ended.count("the file has no bytes") == again.count("the file has no bytes") == 3
+    assert "ball/bad00.obj: the file has no bytes" in ended and "and 19 more" in ended
+    assert shown.count("the file has no bytes") == page.count("the file has no bytes") == 20
+    assert "ball/bad19.obj" in page and "and 2 more" in shown and "and 2 more" in page
+
+
+# What to type next
+
+
+def test_the_commands_that_are_printed_name_the_store_that_was_typed(toy, untracked, tmp_path):
+    there = tmp_path / "else where"
+    ended = rayfield("run", toy, "--kind", "bug", "--store", str(there)).stderr
+    shown = rayfield("show", "--store", str(there)).stderr
+    mistake = said(rayfield("show", "no-run", "--store", str(there)))
+
+    assert f"rayfield report --open --store '{there}'" in ended
+    assert f"rayfield ui --store '{there}'" in ended
+    assert re.search(rf"`rayfield show \S+ --store '{there}'`", ended)
+    assert f" STEP --store '{there}'" in shown
+    assert f"`rayfield runs --store '{there}'` lists them" in mistake
+
+
+@pytest.mark.parametrize(
+    ("verdict", "lines"),
+    [
+        ("PROMOTE", ["Ask it:   rayfield predict models:/toy@champion FILE.obj"]),
+        (
+            "HOLD",
+            [
+                "Ask it:   rayfield predict models:/toy/2 FILE.obj",
+                "Use it:   rayfield models promote toy 2 --force",
+            ],
+        ),
+    ],
+)
+def test_a_registered_version_is_followed_by_how_to_ask_it(capsys, verdict, lines):
+    judged = {"name": "toy", "version": "2", "verdict": verdict}
+    manifests = {n: {"result": one} for n, one in enumerate([{"goal": "accuracy"}, judged])}
+    results([], manifests, {}, Store.here())
+
+    assert [line.strip() for line in capsys.readouterr().err.splitlines() if "toy" in line] == lines
+
+
+def test_a_store_that_was_not_typed_is_not_named(toy, untracked):
+    ended = rayfield("run", toy).stderr
+
+    assert "rayfield report --open, rayfield ui\n" in ended
+    assert "--store" not in ended + rayfield("show").stderr
+
+
+@pytest.mark.parametrize("words", [["runs"], ["status"], ["models", "list"]], ids=" ".join)
+def test_where_nothing_is_yet_the_first_command_names_the_store_too(tmp_path, words, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    there = str(tmp_path / "there")
+
+    assert f"`rayfield run quickstart --store {there}`" in rayfield(*words, "--store", there).stderr
+
+
+def test_a_command_that_takes_no_store_is_given_none(toy, tmp_path):
+    there = ["--store", str(tmp_path / "there")]
+
+    assert said(rayfield("run", "quikstart", *there)).endswith("`rayfield pipelines` lists all.")
 
 
 def test_mlflow_that_does_not_answer_stops_nothing(toy, monkeypatch):
@@ -401,6 +487,37 @@ def test_an_error_that_nobody_foresaw_is_shown_whole_and_without_a_secret(monkey
     assert "planted" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "models:/nobody@champion", "shape.obj"],
+        ["models", "show", "nobody"],
+        ["models", "show", "nobody", "1"],
+        ["models", "promote", "nobody", "1"],
+        ["models", "rollback", "nobody"],
+    ],
+    ids=lambda words: " ".join(words[:3]),
+)
+def test_asking_for_a_model_where_none_was_registered_makes_no_database(tmp_path, own_store, monkeypatch, words):
+    write_shapes(tmp_path / "shapes", each=1)
+    (file, *_) = (tmp_path / "shapes").rglob("*.obj")
+    file.rename(tmp_path / "shape.obj")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    result = rayfield(*words)
+
+    assert result.exit_code == 2
+    assert f"there is no sqlite:///{own_store.resolve()}/mlflow.db" in said(result)
+    assert not list(own_store.rglob("mlflow.db*"))
+
+
+def test_listing_the_models_makes_no_database(own_store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+    assert "No model yet" in rayfield("models", "list").stderr
+    assert not list(own_store.rglob("mlflow.db*"))
+
+
 def test_a_folder_that_is_not_there_ends_in_one_line():
     result = rayfield("run", "quickstart", "--source", "folder", "--root", "/none")
 
@@ -414,8 +531,6 @@ def test_a_folder_that_is_not_there_ends_in_one_line():
     ids=["empty", "no faces", "not finite"],
 )
 def test_a_file_that_cannot_be_used_is_asked_about_in_vain(tmp_path, text, reason):
-    import re
-
     (tmp_path / "bad.obj").write_text(text)
     result = rayfield("predict", "models:/nobody@champion", str(tmp_path / "bad.obj"))
 

@@ -18,6 +18,7 @@ from components.steps.preprocess import preprocess
 from components.steps.train import train
 from components.table import Table
 from components.training import evaluate as measured
+from pipelines.engine.work import describe
 from tests.meshes import small_pointnet, small_voxnet, write_shapes
 
 
@@ -105,6 +106,12 @@ def test_the_best_is_chosen_on_val_though_another_is_better_on_test():
 
     assert best.name == "b"
     assert checkpoint is best.checkpoint
+
+
+def test_what_was_chosen_is_said_and_over_what():
+    chosen = best_of([scored("a", 0.6, 0.9), scored("b", 0.7, 0.1), scored("c", 0.7, 0.3)])
+
+    assert describe(chosen) == "b (val accuracy 0.700), over a 0.600, c 0.700 (a tie: the first)"
 
 
 def test_where_less_is_better_the_least_is_chosen():

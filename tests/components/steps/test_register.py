@@ -105,11 +105,11 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_the_first_version_that_passes_its_gate_is_champion(scores, name, quick):
-    model = register(scored(scores, 0.6), name=name, gate=at_least(accuracy=0.5))
+    model = register(scored(scores, 0.6, error={"accuracy": 0.05}), name=name, gate=at_least(accuracy=0.5))
 
     assert (model.version, model.verdict, model.reasons) == ("1", "PROMOTE", ())
     assert alias(name, "champion") == "1"
-    assert model.describe() == f"{name} version 1 is champion"
+    assert model.describe() == f"{name} version 1 (pointnet, accuracy 0.600 ± 0.050) is champion"
 
 
 def test_a_version_that_misses_its_gate_is_registered_and_not_promoted(scores, name, quick):

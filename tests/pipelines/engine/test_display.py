@@ -107,6 +107,18 @@ def test_another_attempt_says_so(lines):
     assert written() == ["> preprocess", "> preprocess (attempt 2)"]
 
 
+def test_a_step_that_is_tried_again_says_why_and_when(lines):
+    shown, written = lines
+    shown.began(THIRD)
+    shown.retried(THIRD, "MLflow at http://[::1]:5000 does not answer", 12.3)
+    screen = Screen(width=160)
+    screen.live.retried(THIRD, "MLflow at http://[::1]:5000 does not answer", 12.3)
+    line = "~ register furniture: MLflow at http://[::1]:5000 does not answer (again in 12 s)"
+
+    assert written()[-1] == line
+    assert line in screen.printed()
+
+
 def test_a_skipped_step_says_why(lines):
     shown, written = lines
     shown.ended(THIRD, "skipped", None, "")
@@ -203,8 +215,8 @@ def test_bars_are_for_terminals(monkeypatch):
 # Afterwards
 
 
-def shown(store: Store) -> list[str]:
-    screen = Console(file=io.StringIO(), width=160)
+def shown(store: Store, width: int = 160) -> list[str]:
+    screen = Console(file=io.StringIO(), width=width)
     run_tree(open_run(store, "20260101-000000-aa01"), screen)
     return screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
@@ -220,6 +232,20 @@ def test_a_run_is_a_tree_with_times_attempts_and_what_came_of_each_step(own_stor
     assert "done, 2 attempts" in rows[4]
     assert "a data error of two lines" in rows[5]
     assert "skipped" in rows[6] and "skipped" in rows[7]
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 160])
+def test_states_and_times_are_whole_however_narrow_it_is(own_store: Path, width):
+    store = Store(str(own_store))
+    (node,) = recorded(store, lambda: number(1))
+    manifest = store.manifest(node["key"])
+    store.delete(f"keys/{node['key']}.json")
+    said = {"title": "a title " * 9, "describe": "what came of it " * 20}
+    store.commit(node["key"], {**manifest, **said, "cost": {"seconds": 83.0, "cpu": 7923.0}})
+    row = shown(store, width)[-1]
+
+    assert "done  1 min 23 s  2 h 12 min" in row
+    assert len(row) <= width and row.rstrip().endswith("…")
 
 
 def test_gpu_seconds_are_shown_where_there_were_gpus(own_store: Path):

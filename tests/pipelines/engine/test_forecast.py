@@ -168,6 +168,18 @@ def test_without_an_address_it_is_what_a_local_ray_is_started_with(monkeypatch):
     assert cluster().resources["CPU"] == local_cpus() >= 4
 
 
+def test_few_cores_are_not_said_to_be_the_cpus_that_ray_is_given(monkeypatch):
+    """Ray is started with four CPUs on fewer cores."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module, "_cards", lambda: 0)
+    monkeypatch.setattr(cluster_module.os, "cpu_count", lambda: 2)
+    few = cluster().describe()
+    monkeypatch.setattr(cluster_module.os, "cpu_count", lambda: 16)
+
+    assert few == "this machine: 2 cores, on which Ray may place work for 4 CPU"
+    assert cluster().describe() == "this machine: 16 CPU"
+
+
 def test_a_cluster_that_does_not_answer_is_unknown(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:9", "ray://127.0.0.1:9", "auto"):

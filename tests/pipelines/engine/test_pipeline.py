@@ -11,9 +11,13 @@ from components.errors import UsageError
 from components.families.voxnet import VoxNet
 from components.family import Family
 from components.source import Source
+from components.sources.folder import Folder
 from components.sources.furniture import Furniture
 from pipelines.engine import pipeline
-from pipelines.engine.pipeline import find, load, names, options, sketch, values
+from pipelines.engine.drawing import draw
+from pipelines.engine.pipeline import called, find, load, names, options, sketch, values
+from pipelines.quickstart import quickstart
+from tests.meshes import write_shapes
 
 MINE = '''
 """Of my own."""
@@ -155,3 +159,28 @@ def test_a_pipeline_without_a_source_takes_no_other_word():
 def test_the_engines_own_files_are_no_pipelines():
     assert "cli" not in names()
     assert all((Path(pipeline.ROOT) / "pipelines" / f"{name}.py").is_file() for name in names())
+
+
+# The model's name
+
+
+def test_a_model_is_called_as_its_source_or_as_the_folder_that_it_reads(tmp_path):
+    (tmp_path / "my chairs!").mkdir()
+
+    assert called(Furniture()) == "furniture"
+    assert called(Folder(root=str(tmp_path / "my chairs!"))) == "my-chairs"
+    assert called(Folder(root="/")) == "folder"
+
+
+def test_quickstart_registers_ones_own_meshes_by_their_folders_name_or_by_the_one_given(tmp_path):
+    root = str(write_shapes(tmp_path / "shapes", each=4))
+
+    def registered(**given: str) -> str:
+        drawn = draw(quickstart, values(quickstart, {"source": f"folder --root {root}", **given}, {}), {})
+        return next(node.title for node in drawn.nodes.values() if node.title.startswith("register"))
+
+    assert registered() == "register shapes"
+    assert registered(name="mine") == "register mine"
+    assert registered(source="furniture") == "register furniture"
+    with pytest.raises(UsageError, match="A model's name is letters"):
+        registered(name="a/b")

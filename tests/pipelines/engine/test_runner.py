@@ -262,7 +262,7 @@ def test_an_error_without_a_budget_ends_the_step_at_once(store, kind):
     assert [line["status"] for line in ends(store)] == ["failed"]
 
 
-def test_a_step_that_waits_for_its_retry_holds_up_no_other(store):
+def test_a_step_that_waits_for_its_retry_says_why_and_holds_up_no_other(store):
     def pipeline():
         flaky(failures=1)
         number(1)
@@ -275,12 +275,15 @@ def test_a_step_that_waits_for_its_retry_holds_up_no_other(store):
 
         def said(self, node, lines): ...
 
+        def retried(self, node, error, wait):
+            began.append(f"again: {error}")
+
         def ended(self, node, status, manifest, error): ...
 
     time = Time()
     Runner(store, "run", nodes_of(pipeline), Here, [Watcher()], sleep=time.sleep, now=time.now)()
 
-    assert began == ["flaky", "number", "flaky"]
+    assert began == ["flaky", "number", "again: ConnectionError: the network is gone", "flaky"]
 
 
 def _flaky(failures: int) -> None:

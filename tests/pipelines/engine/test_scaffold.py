@@ -78,6 +78,13 @@ def test_a_name_that_is_no_files_is_refused(name):
         scaffold.family(name)
 
 
+@pytest.mark.parametrize("name", ["class", "none", "true", "_", "_2d"])
+def test_a_name_that_nothing_could_import_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(scaffold, "ROOT", tmp_path)
+    with pytest.raises(UsageError, match=f"is no word of Python, but got {name!r}"):
+        scaffold.family(name)
+
+
 def test_a_family_that_exists_is_not_overwritten():
     before = (ROOT / "components" / "families" / "voxnet.py").read_bytes()
     with pytest.raises(UsageError, match="components/families/voxnet.py exists"):
