@@ -35,6 +35,8 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
         return _mesh(_Scene(*_chunks(data), resolve))
     except (KeyError, IndexError) as error:
         raise Unreadable(f"its scene names what the file has not: {error}") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise Unreadable("its scene has a value of another kind than glTF has there: export it anew") from error
 
 
 def names(data: bytes) -> list[str]:
@@ -94,9 +96,12 @@ def _chunks(data: bytes) -> tuple[dict[str, Any], Any]:
         chunks.setdefault(kind, whole[at + 8 : at + 8 + size])
         at += 8 + size
     try:
-        return json.loads(str(chunks.get(0x4E4F534A, b""), "utf-8")), chunks.get(0x004E4942, b"")
+        document = json.loads(str(chunks.get(0x4E4F534A, b""), "utf-8"))
     except ValueError as error:
         raise Unreadable(f"the JSON of its scene cannot be read: {error}") from None
+    if not isinstance(document, dict):
+        raise Unreadable("the JSON of its scene is an object of names, but this one is not: export it anew")
+    return document, chunks.get(0x004E4942, b"")
 
 
 class _Scene:

@@ -93,13 +93,13 @@ def _ascii(data: bytes, at: int, name: str, count: int, properties: list[Propert
     raw = as_array(data)
     lists = [p for p in properties if p[2]]
     if not lists:
-        flat, at = text.numbers(raw, at, count * len(properties))
+        flat, at = text.numbers(raw, at, min(count * len(properties), len(data)))  # a damaged header names any number
         enough(len(flat) == count * len(properties), name, count)
         table = flat.reshape(count, len(properties))
         return {p[0]: table[:, column] for column, p in enumerate(properties)}, at
     if len(properties) > 1:
         return _mixed_ascii(raw, at, name, count, properties)
-    flat, after = text.numbers(raw, at, count * 4)  # most are triangles: three corners and their count
+    flat, after = text.numbers(raw, at, min(count * 4, len(data)))  # most are triangles: three corners and their count
     if len(flat) == 4 * count and (flat[::4] == 3).all():
         return {lists[0][0]: (flat.reshape(count, 4)[:, 1:].astype(np.int32))}, after
     flat, _ = text.numbers(raw, at, len(data) - at)
@@ -118,7 +118,7 @@ def _mixed_ascii(raw: text.Bytes, at: int, name: str, count: int, properties: li
             enough(place < len(flat), name, count)
             size = int(flat[place]) if length else 1
             place += bool(length)
-            enough(place + size <= len(flat), name, count)
+            enough(0 <= size <= len(flat) - place, name, count)
             columns[key].append(flat[place : place + size] if length else flat[place])
             place += size
     _, at = text.numbers(raw, at, place)

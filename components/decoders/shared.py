@@ -74,8 +74,8 @@ def read_picture(data: bytes | None, name: str) -> Picture | None:
         if not (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
             return np.asarray(image.convert("RGB"))
         pixels = np.array(image.convert("RGBA"))
-    except OSError as error:
-        raise Unreadable(f"its picture {name} cannot be read: {error}") from None
+    except Exception as error:  # Pillow raises many kinds over a damaged picture, and over one that is a bomb
+        raise Unreadable(f"its picture {name} is damaged, or of a kind that is not read: save it as PNG") from error
     solid = pixels[..., 3] >= 128
     colors = pixels[..., :3].copy()
     if solid.any():

@@ -108,19 +108,28 @@ def _stamp(path: Path) -> str:
     """Empty where there is no file: one that appears later is news."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return ""
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _entry(path: Path) -> _Entry:
-    data = path.read_bytes()
-    digest, stamps = hashlib.blake2b(data, digest_size=16), {str(path): _stamp(path)}
-    for name, contents in named(data, _kind(path), beside(path)).items():
+    read = _bytes(path)
+    # what cannot be read is listed as if it had no bytes, and is looked at again: a new permission changes no stamp
+    digest, stamps = hashlib.blake2b(read or b"", digest_size=16), {str(path): "" if read is None else _stamp(path)}
+    for name, contents in named(read or b"", _kind(path), beside(path)).items():
         digest.update(contents or b"")
         other = path.parent / name.replace("\\", "/")
-        stamps[str(other)] = _stamp(other)
+        stamps[str(other)] = "" if contents is None else _stamp(other)
     return {"stamps": stamps, "digest": digest.hexdigest()}
+
+
+def _bytes(path: Path) -> bytes | None:
+    """None where they cannot be read: opening the asset says why, and that sets aside this one alone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def named(data: bytes, kind: str, resolve: Resolve) -> dict[str, bytes | None]:

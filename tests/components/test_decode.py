@@ -3,14 +3,16 @@ Every reader against a slow twin: trimesh, and for OBJ a reader of twenty lines.
 """
 
 import io
+import json
 import struct
+import warnings
 
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
 
-from components.decode import _is_sound, decode
+from components.decode import READERS, _is_sound, decode
 from components.mesh import Mesh
 from components.source import Unreadable
 from components.sources.furniture import Furniture
@@ -188,6 +190,20 @@ def test_the_parts_of_a_glb_keep_their_colours_pictures_and_places():
     assert mesh.uv[2].tolist() == [[0, 0], [1, 0], [1, 1]] and not mesh.uv[0].any()
 
 
+def glb(document: object, binary: bytes = b"") -> bytes:
+    """A GLB of a scene and its bytes."""
+    said = json.dumps(document).encode()
+    chunks = b"".join(
+        struct.pack("<II", len(chunk), kind) + chunk
+        for chunk, kind in ((said + b" " * (-len(said) % 4), 0x4E4F534A), (binary + bytes(-len(binary) % 4), 0x4E4942))
+    )
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+PLY = (
+    b"ply\nformat ascii 1.0\nelement vertex %d\nproperty float x\nproperty float y\nproperty float z\n"
+    b"element face 1\nproperty list uchar int vertex_indices\nproperty uchar red\nend_header\n"
+)
 BAD = {
     "a file with no bytes": (b"", "obj", "no bytes"),
     "an OBJ cut in a vertex": (TETRAHEDRON[:20], "obj", "line 3: a vertex has three numbers"),
@@ -203,6 +219,13 @@ BAD = {
     "an OFF with fewer vertices than it says": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n", "off", "cut short"),
     "an STL with fewer triangles than it says": (bytes(80) + struct.pack("<I", 9) + bytes(50), "stl", "cut short"),
     "a GLB that is something else": (b"{}" + bytes(30), "glb", "starts with 'glTF'"),
+    "a GLB whose scene is a list": (glb([1, 2]), "glb", "an object of names"),
+    "a GLB without a value": (glb({"asset": {}, "nodes": None}), "glb", "another kind than glTF has there"),
+    "a format that nobody reads": (TETRAHEDRON, "fbx", "OBJ, PLY, OFF, STL or GLB file, but its name ends in .fbx"),
+    "a name without an ending": (TETRAHEDRON, "", "OBJ, PLY, OFF, STL or GLB file, but its name has no ending"),
+    "a PLY that names more than any memory holds": (PLY % 99999999999, "ply", "cut short"),
+    "a PLY with a list of fewer than none": (PLY % 3 + b"0 0 0 1 0 0 0 1 0 -9 0 1 7", "ply", "cut short"),
+    "a PLY with a list of no number": (PLY % 3 + b"0 0 0 1 0 0 0 1 0 nan 0 1 7", "ply", "it breaks the rules of PLY"),
 }
 
 
@@ -233,6 +256,29 @@ def test_what_cannot_be_read_says_why(case):
 
     with pytest.raises(Unreadable, match=reason):
         decode(data, kind)
+
+
+def test_a_picture_that_is_none_is_named():
+    files = {"a.mtl": b"newmtl a\nmap_Kd a.png\n", "a.png": b"no picture"}
+
+    with pytest.raises(Unreadable, match="its picture a.png is damaged"):
+        decode(b"mtllib a.mtl\nusemtl a\n" + TETRAHEDRON, "obj", files.get)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), TypeError("no")])
+def test_whatever_a_reader_stumbles_over_is_the_fault_of_the_file(monkeypatch, error):
+    def stumble(*_: object) -> Mesh:
+        raise error
+
+    monkeypatch.setitem(READERS, "obj", stumble)
+
+    with pytest.raises(Unreadable, match="it is damaged"):
+        decode(TETRAHEDRON, "obj")
+
+
+def test_a_number_too_great_is_refused_without_a_word_from_numpy():
+    with warnings.catch_warnings(action="error"), pytest.raises(Unreadable, match="not finite"):
+        decode(b"OFF\n3 1 0\n0 0 0\n1e99 0 0\n0 1 0\n3 0 1 2\n", "off")
 
 
 def test_the_fast_look_at_a_mesh_passes_nothing_that_the_slow_one_does_not():

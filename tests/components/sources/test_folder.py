@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +86,37 @@ def test_a_file_with_no_bytes_is_listed_and_cannot_be_opened(root):
 
     with pytest.raises(Unreadable, match="no bytes"):
         source.open(asset)
+
+
+def test_a_file_that_may_not_be_read_is_listed_and_says_why_when_it_is_opened(root, monkeypatch):
+    """Root may read everything, so the error is made up."""
+    locked = root / "chair" / "deep inside" / "no 1.OBJ"
+    read = Path.read_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: refuse(path) if path == locked else read(path))
+        source = Folder(root=str(root))
+        before = {asset.id: asset for asset in source.rows()}
+        asset = before["chair/deep inside/no 1.OBJ"]
+
+        assert len(before) == 10
+        with pytest.raises(Unreadable, match="cannot be read: Permission denied"):
+            source.open(asset)
+    after = {row.id: row for row in source.rows()}
+
+    assert [name for name in after if after[name].digest != before[name].digest] == [asset.id]
+
+
+def refuse(path):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.mark.parametrize("name", [b"x" * 300 + b".mtl", b"a\0b.mtl"], ids=["too long", "with a zero"])
+def test_a_library_whose_name_no_file_can_have_is_none(root, name):
+    (root / "chair" / "odd.obj").write_bytes(b"mtllib " + name + b"\n" + TRIANGLE)
+    source = Folder(root=str(root))
+    asset = next(a for a in source.rows() if a.id == "chair/odd.obj")
+
+    assert source.open(asset).faces.tolist() == [[0, 1, 2]]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
