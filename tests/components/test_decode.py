@@ -14,6 +14,7 @@ from PIL import Image
 
 from components.decode import READERS, _is_sound, decode
 from components.mesh import Mesh
+from components.representations.views import albedo
 from components.source import Unreadable
 from components.sources.furniture import Furniture
 
@@ -204,6 +205,101 @@ PLY = (
     b"ply\nformat ascii 1.0\nelement vertex %d\nproperty float x\nproperty float y\nproperty float z\n"
     b"element face 1\nproperty list uchar int vertex_indices\nproperty uchar red\nend_header\n"
 )
+CORNERS = {"POSITION": [[0, 0, 0], [1, 0, 0], [0, 1, 0]], "TEXCOORD_0": [[0, 0], [1, 0], [0, 1]]}
+
+
+def triangles_glb(materials: list[dict], *primitives: dict, picture: list | None = None) -> bytes:
+    """A GLB of one-triangle primitives: rows for each attribute, and a material; with one picture, [H, W, 3]."""
+    views, accessors, parts, binary = [], [], [], b""
+    for primitive in primitives:
+        attributes = {}
+        for name, rows in {**CORNERS, **primitive}.items():
+            if name == "material":
+                continue
+            attributes[name] = len(accessors)
+            data = np.array(rows, "<f4").tobytes()
+            kind = f"VEC{len(rows[0])}"
+            accessors.append({"bufferView": len(views), "componentType": 5126, "count": len(rows), "type": kind})
+            views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(data)})
+            binary += data
+        own = {"material": primitive["material"]} if "material" in primitive else {}
+        parts.append({"attributes": attributes, **own})
+    document = {"asset": {"version": "2.0"}, "nodes": [{"mesh": 0}], "meshes": [{"primitives": parts}]}
+    document |= {"accessors": accessors, "materials": materials}
+    if picture is not None:
+        stream = io.BytesIO()
+        Image.fromarray(np.uint8(picture)).save(stream, "PNG")
+        views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(stream.getvalue())})
+        binary += stream.getvalue()
+        document |= {"images": [{"bufferView": len(views) - 1}], "textures": [{"source": 0}]}
+    return glb(document | {"bufferViews": views, "buffers": [{"byteLength": len(binary)}]}, binary)
+
+
+def surface(texture: dict | None = None, factor: tuple[float, ...] = (1, 1, 1, 1)) -> dict:
+    own = {} if texture is None else {"baseColorTexture": {"index": 0, **texture}}
+    return {"pbrMetallicRoughness": {"baseColorFactor": list(factor), **own}}
+
+
+def seen(mesh: Mesh, face: int = 0, weights: tuple[float, float] = (0.25, 0.25)) -> list[int]:
+    """The colour at a point of a face."""
+    return albedo(mesh, np.array([face], np.int32), np.array([weights]))[0].round().astype(int).tolist()
+
+
+def test_glb_multiplies_the_picture_the_factor_and_the_colours_of_vertices():
+    """As light: 188 in sRGB is half of it, 137 or, by way of bytes, 138 a quarter."""
+    half = [[0.5, 1, 1]] * 3
+    grey = [[[255, 255, 188]]]
+    red, textured = surface({}, (1, 0, 0, 1)), surface({})
+
+    def color(material: dict, picture: list | None = None, **attributes: list) -> list[int]:
+        return seen(decode(triangles_glb([material], {"material": 0, **attributes}, picture=picture), "glb"))
+
+    assert color(red, [[[255, 255, 255]]]) == [255, 0, 0]
+    assert color(surface({}, (0.5, 0.5, 0.5, 1)), grey) == [188, 188, 137]
+    assert color(textured, grey, COLOR_0=half) == [188, 255, 188]
+    assert color(surface({}, (0.5, 1, 0, 1)), grey, COLOR_0=half) == [138, 255, 0]
+    assert color(surface(None, (0.5, 1, 0, 1)), COLOR_0=half) == [137, 255, 0]
+    assert color(textured, grey) == [255, 255, 188]
+
+
+def test_colours_of_vertices_on_some_parts_of_a_glb_stay_on_these():
+    materials = [surface(None, (0, 0, 1, 1)), surface({}, (1, 0, 0, 1))]
+    coloured = {"COLOR_0": [[0, 1, 0]] * 3}
+    parts = [coloured, {"material": 0}, {"material": 1}, {"material": 0, "COLOR_0": [[1, 1, 1]] * 3}, {}]
+    mesh = decode(triangles_glb(materials, *parts, picture=[[[255, 255, 255]]]), "glb")
+
+    colors = [seen(mesh, face) for face in range(5)]
+    assert colors == [[0, 255, 0], [0, 0, 255], [255, 0, 0], [0, 0, 255], [178, 178, 178]]
+
+
+@pytest.mark.parametrize(
+    ("transform", "corners"),
+    [
+        ({"offset": [0.25, 0.5]}, [[0.25, 0.5], [1.25, 0.5], [0.25, 1.5]]),
+        ({"scale": [2, 3]}, [[0, 0], [2, 0], [0, 3]]),
+        ({"rotation": np.pi / 2}, [[0, 0], [0, -1], [1, 0]]),
+        ({"offset": [1, 1], "rotation": np.pi / 2, "scale": [2, 3]}, [[1, 1], [1, -1], [4, 1]]),
+        ({"texCoord": 1}, [[5, 5], [6, 5], [5, 6]]),
+        ({}, [[0, 0], [1, 0], [0, 1]]),
+    ],
+    ids=["shifted", "scaled", "turned", "all three", "another set", "nothing"],
+)
+def test_a_texture_lies_where_khr_texture_transform_puts_it(transform, corners):
+    """The picture turns clockwise as its coordinates turn counter-clockwise, v downward."""
+    material = surface({"extensions": {"KHR_texture_transform": transform}})
+    part = {"material": 0, "TEXCOORD_1": [[5, 5], [6, 5], [5, 6]]}
+    mesh = decode(triangles_glb([material], part, picture=[[[255, 255, 255]]]), "glb")
+
+    np.testing.assert_allclose(mesh.uv[0] * [1, -1] + [0, 1], corners, atol=1e-6)
+
+
+def test_a_texture_names_the_set_of_coordinates_that_it_lies_by():
+    part = {"material": 0, "TEXCOORD_1": [[5, 5], [6, 5], [5, 6]]}
+    mesh = decode(triangles_glb([surface({"texCoord": 1})], part, picture=[[[255, 255, 255]]]), "glb")
+
+    assert mesh.uv[0, :, 0].tolist() == [5, 6, 5]
+
+
 BAD = {
     "a file with no bytes": (b"", "obj", "no bytes"),
     "an OBJ cut in a vertex": (TETRAHEDRON[:20], "obj", "line 3: a vertex has three numbers"),
@@ -220,6 +316,7 @@ BAD = {
     "an STL with fewer triangles than it says": (bytes(80) + struct.pack("<I", 9) + bytes(50), "stl", "cut short"),
     "a GLB that is something else": (b"{}" + bytes(30), "glb", "starts with 'glTF'"),
     "a GLB whose scene is a list": (glb([1, 2]), "glb", "an object of names"),
+    "a GLB with too few colours": (triangles_glb([], {"COLOR_0": [[1, 1, 1]]}), "glb", "3 vertices, but 1 colours"),
     "a GLB without a value": (glb({"asset": {}, "nodes": None}), "glb", "another kind than glTF has there"),
     "a format that nobody reads": (TETRAHEDRON, "fbx", "OBJ, PLY, OFF, STL or GLB file, but its name ends in .fbx"),
     "a name without an ending": (TETRAHEDRON, "", "OBJ, PLY, OFF, STL or GLB file, but its name has no ending"),
