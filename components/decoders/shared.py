@@ -26,6 +26,11 @@ def as_array(data: bytes) -> text.Bytes:
     return np.frombuffer(data, np.uint8)
 
 
+def newlines(data: bytes) -> bytes:
+    """A text whose lines end in a newline; those of an old Mac end in a return alone."""
+    return data if b"\n" in data else data.replace(b"\r", b"\n")
+
+
 def unit_to_bytes(values: NDArray[Any]) -> Picture:
     """Numbers from 0 to 1 as bytes."""
     return (values.clip(0, 1) * 255).round().astype(np.uint8)

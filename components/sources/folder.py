@@ -6,7 +6,8 @@ A folder of shapes: one sub-folder for each label, with OBJ, PLY, OFF, STL or GL
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -55,7 +56,23 @@ class Folder(Source):
 
     def watch(self) -> Iterable[Path]:
         root = Path(self.root)
-        return [root, *root.rglob("*")]
+        return [root, *below(root)]
+
+
+def below(root: Path) -> Iterator[Path]:
+    """Every folder and file below `root`, also behind links, except those to a folder that they lie in themselves."""
+    for name, folders, others in os.walk(root, followlinks=True):
+        folder = Path(name)
+        yield from (folder / other for other in [*folders, *others])
+        folders[:] = [other for other in folders if not _is_ring(folder / other)]
+
+
+def _is_ring(path: Path) -> bool:
+    """Whether a link leads to a folder that is above it, on the way that was walked or on the disk."""
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    return any(above.resolve().is_relative_to(target) for above in path.parents)
 
 
 def shapes(root: str) -> dict[str, Path]:
@@ -64,7 +81,7 @@ def shapes(root: str) -> dict[str, Path]:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"--root is a folder of shapes, but {root or 'it'!r} {what}. Pass the folder itself.")
-    paths = sorted(p for p in folder.rglob("*") if _kind(p) in READERS and p.is_file())
+    paths = sorted(p for p in below(folder) if _kind(p) in READERS and p.is_file())
     found = {path.relative_to(folder): path for path in paths}
     found = {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.parts)}
     if not found:
@@ -135,9 +152,11 @@ def _bytes(path: Path) -> bytes | None:
 def named(data: bytes, kind: str, resolve: Resolve) -> dict[str, bytes | None]:
     """Every other file that a decoder would open for a shape, with its bytes."""
     found: dict[str, bytes | None] = {}
-    for name in obj.names(data) if kind == "obj" else glb.names(data) if kind == "glb" else ():
-        found[name] = resolve(name)
-        for picture in obj.pictures(found[name] or b"") if kind == "obj" else ():
+    if kind == "glb":
+        return {name: resolve(name) for name in glb.names(data)}
+    for name, library in obj.libraries(obj.names(data), resolve).items() if kind == "obj" else ():
+        found[name] = library
+        for picture in obj.pictures(library or b""):
             found[picture] = resolve(picture)
     return found
 

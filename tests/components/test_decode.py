@@ -105,6 +105,52 @@ def test_materials_and_pictures_of_an_obj_reach_its_faces():
     assert mesh.uv[2].tolist() == [[0, 0], [1, 0], [0, 1]]
 
 
+@pytest.mark.parametrize("gap", [b"\t", b" \t ", b"   "], ids=["tab", "both", "spaces"])
+def test_the_words_of_a_library_may_have_any_gap_between_them(gap):
+    stream = io.BytesIO()
+    Image.fromarray(np.uint8([[[1, 2, 3]]])).save(stream, "PNG")
+    library = b"newmtl r\n\tKd 1 0 0\nmap_Kd a b.png\n".replace(b"l r", b"l" + gap + b"r")
+    library = library.replace(b"Kd 1", b"Kd" + gap + b"1").replace(b"Kd a", b"Kd" + gap + b"a")
+    files = {"a.mtl": library, "a b.png": stream.getvalue()}
+    mesh = decode(b"mtllib a.mtl\nusemtl r\n" + TETRAHEDRON, "obj", files.get)
+
+    assert mesh.colors.tolist() == [[255, 0, 0]]
+    assert mesh.textures[0].tolist() == [[[1, 2, 3]]]
+
+
+def test_one_line_may_name_several_libraries_and_one_name_may_have_spaces():
+    files = {
+        "a.mtl": b"newmtl a\nKd 1 0 0\n",
+        "b.mtl": b"newmtl b\nKd 0 1 0\n",
+        "my c.mtl": b"newmtl c\nKd 0 0 1\n",
+        "c.mtl": b"newmtl c\nKd 1 1 1\n",
+    }
+    text = b"mtllib a.mtl \\\nb.mtl\nmtllib my c.mtl\n" + TETRAHEDRON[:32]
+    text += b"usemtl a\nf 1 2 3\nusemtl b\nf 1 2 4\nusemtl c\nf 1 3 4\n"
+    mesh = decode(text, "obj", files.get)
+
+    assert mesh.colors.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("kind", ["obj", "off", "stl"])
+def test_lines_may_end_as_on_an_old_mac(kind):
+    solid = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    data = solid.export(file_type="stl_ascii" if kind == "stl" else kind).encode()
+
+    assert b"\n" in data
+    np.testing.assert_array_equal(soup(decode(data.replace(b"\n", b"\r"), kind)), soup(solid))
+
+
+@pytest.mark.parametrize("colour", ["", " 255 0 0", " 1 0 0 1"])
+def test_the_vertices_of_an_off_may_have_colours_of_three_numbers_or_four(colour):
+    head = "COFF\n" if colour else "OFF\n"
+    vertices = "".join(f"{place}{colour}\n" for place in ("0 0 0", "1 0 0", "0 1 0"))
+    mesh = decode(f"{head}3 1 0 # counts\n# vertices\n\n{vertices}3 0 1 2\n".encode(), "off")
+
+    assert mesh.vertices.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert mesh.faces.tolist() == [[0, 1, 2]]
+
+
 def test_colours_of_vertices_survive():
     text = b"v 0 0 0 1 0 0\nv 1 0 0 0 1 0\nv 0 1 0 0 0 1\nf 1 2 3\n"
 
