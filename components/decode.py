@@ -3,8 +3,9 @@ Files of shapes to meshes: OBJ with its materials and pictures, PLY, OFF, STL an
 
     mesh = decode(path.read_bytes(), "obj", beside(path))
 
-Every polygon becomes a fan of triangles around its first corner. Vertices are neither merged nor dropped: their
-order is the file's. A file that is cut short, empty, not finite or of another kind raises `Unreadable` with the reason.
+A polygon becomes a fan of triangles around its first corner, or other triangles where a fan would reach outside of it.
+Vertices are neither merged nor dropped: their order is the file's. A file that is cut short, empty, not finite or of
+another kind raises `Unreadable` with the reason.
 """
 
 from collections.abc import Callable

@@ -10,7 +10,17 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from components.decoders.shared import GREY, Look, Picture, Resolve, as_array, newlines, read_picture, unit_to_bytes
+from components.decoders.shared import (
+    GREY,
+    Look,
+    Picture,
+    Resolve,
+    as_array,
+    covering,
+    newlines,
+    read_picture,
+    unit_to_bytes,
+)
 from components.kernels import text
 from components.mesh import Mesh
 from components.source import Unreadable
@@ -28,11 +38,12 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
     v, t, f, k = text.count_obj(raw)
     vertices, colors = np.empty((v, 3), np.float32), np.empty((v, 3), np.float32)
     coordinates, marks = np.empty((t, 2), np.float32), np.empty((k, 4), np.int64)
-    triangles, places = np.empty((f, 3), np.int32), np.empty((f, 3), np.int32)
-    f, colored, fault, line = text.read_obj(raw, vertices, colors, coordinates, triangles, places, marks)
+    triangles, places, origin = np.empty((f, 3), np.int32), np.empty((f, 3), np.int32), np.empty(f, np.int32)
+    f, colored, fault, line = text.read_obj(raw, vertices, colors, coordinates, triangles, places, origin, marks)
     if fault != text.FINE:
         raise Unreadable(f"line {line}: {FAULTS[fault]}; the file is cut short or is not an OBJ")
-    triangles, places = triangles[:f], places[:f]
+    places = places[:f]
+    triangles = covering(vertices, triangles[:f], origin[:f], places)
     names = [(int(m[0]), _name(raw, m), int(m[3])) for m in marks]
     library = _library([name for kind, name, _ in names if kind == text.MTLLIB], resolve)
     materials, palette, pictures = _materials([(n, at) for kind, n, at in names if kind == text.USEMTL], f, library)

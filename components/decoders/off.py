@@ -7,7 +7,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from components.decoders.shared import Resolve, as_array, enough, joined, newlines
+from components.decoders.shared import Resolve, as_array, covering, enough, joined, newlines
 from components.kernels import text
 from components.mesh import Mesh
 from components.source import Unreadable
@@ -34,7 +34,7 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
     vertices = flat.reshape(v, width)[:, :3].astype(np.float32)
     lines = [line for line in data[at:].split(b"\n") if line.strip() and not line.lstrip().startswith(b"#")][:f]
     enough(len(lines) == f, "face", f)
-    return Mesh(vertices, _faces(lines))
+    return Mesh(vertices, _faces(lines, vertices))
 
 
 def _numbers_of_a_line(data: bytes) -> int:
@@ -43,7 +43,7 @@ def _numbers_of_a_line(data: bytes) -> int:
     return len(match[1].split()) if match else 0
 
 
-def _faces(lines: list[bytes]) -> NDArray[np.int32]:
+def _faces(lines: list[bytes], vertices: NDArray[np.float32]) -> NDArray[np.int32]:
     """Line by line, because what follows a polygon's corners may be a colour."""
     flat, _ = text.numbers(as_array(b"\n".join(lines)), 0, 4 * len(lines))
     all_triangles = len(flat) == 4 * len(lines) and (flat[::4] == 3).all()
@@ -56,7 +56,7 @@ def _faces(lines: list[bytes]) -> NDArray[np.int32]:
         if size < 0 or len(words) <= size or not all(w.isdigit() for w in words[: size + 1]):
             raise Unreadable(f"a face is its number of corners and then these, but it has {line[:40]!r}")
         polygons.append(np.array(words[1 : size + 1], np.int64))
-    return joined(polygons, "face")[0]
+    return covering(vertices, *joined(polygons, "face"))
 
 
 def _bytes_left(lines: list[bytes]) -> bool:

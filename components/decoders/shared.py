@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.kernels import text
+from components.kernels.polygons import clip
 from components.source import Unreadable
 
 Resolve = Callable[[str], bytes | None]
@@ -53,6 +54,18 @@ def joined(lists: list[NDArray[Any]], name: str) -> tuple[NDArray[np.int32], NDA
     """Lists of several lengths as triangles [F, 3], and the list that each comes from [F]."""
     flat = np.concatenate([np.r_[len(one), one] for one in lists]) if lists else np.empty(0)
     return whole_lists(flat, len(lists), name)[0]
+
+
+def covering(
+    vertices: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    origin: NDArray[np.int32],
+    places: NDArray[np.int32] | None = None,
+) -> NDArray[np.int32]:
+    """The fans `faces` [F, 3], those that reach outside of their polygon cut anew, in place; `places` go with them."""
+    if (origin[1:] == origin[:-1]).any():  # most files have triangles alone
+        clip(vertices, faces, origin, np.empty((0, 3), np.int32) if places is None else places)
+    return faces
 
 
 def whole_lists(flat: NDArray[Any], count: int, name: str) -> tuple[tuple[NDArray[np.int32], NDArray[np.int32]], int]:

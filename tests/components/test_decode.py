@@ -105,6 +105,62 @@ def test_materials_and_pictures_of_an_obj_reach_its_faces():
     assert mesh.uv[2].tolist() == [[0, 0], [1, 0], [0, 1]]
 
 
+def l_shape(first: int) -> np.ndarray:
+    """A hexagon of area 3 that is not convex, from one of its corners on."""
+    return np.roll([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]], -first, axis=0)
+
+
+def as_file(kind: str, corners: list, *polygons: list) -> bytes:
+    """The polygons of a file, each a list of rows of `corners`."""
+    points = [" ".join(map(str, corner)) for corner in corners]
+    rows = [f"{len(polygon)} {' '.join(map(str, polygon))}" for polygon in polygons]
+    if kind == "obj":
+        faces = ["f " + " ".join(f"{place + 1}/{place + 1}" for place in polygon) for polygon in polygons]
+        lines = [f"v {point}" for point in points] + [f"vt {point}" for point in points] + faces
+    elif kind == "off":
+        lines = ["OFF", f"{len(points)} {len(rows)} 0", *points, *rows]
+    else:
+        axes = "property float x\nproperty float y\nproperty float z"
+        lines = [f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n{axes}\nelement face {len(rows)}"]
+        lines += ["property list uchar int vertex_indices\nend_header", *points, *rows]
+    return "\n".join([*lines, ""]).encode()
+
+
+@pytest.mark.parametrize("first", range(6))
+@pytest.mark.parametrize("kind", ["obj", "off", "ply"])
+def test_a_polygon_that_is_not_convex_has_its_own_area_from_whichever_corner(kind, first):
+    corners = [[x, y, 0] for x, y in l_shape(first).tolist()]
+    mesh = decode(as_file(kind, corners, [0, 1, 2], [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]), kind)
+
+    assert mesh.faces[0].tolist() == [0, 1, 2] and len(mesh.faces) == 9
+    assert areas(mesh)[1:5].sum() == areas(mesh)[5:].sum() == 3
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_binary_ply_of_darts_has_their_areas(order):
+    """A table of quadrilaterals: none of them is convex."""
+    name = {"<": "little", ">": "big"}[order]
+    head = f"ply\nformat binary_{name}_endian 1.0\nelement vertex 4\nproperty float x\nproperty float y\n"
+    head += "property float z\nelement face 4\nproperty list uchar int vertex_indices\nend_header\n"
+    body = np.array([[0, 0, 0], [2, -1, 0], [0.5, 0, 0], [2, 1, 0]], order + "f4").tobytes()
+    for first in range(4):
+        body += struct.pack(order + "B4i", 4, *np.roll(range(4), first))
+    mesh = decode(head.encode() + body, "ply")
+
+    assert areas(mesh).reshape(4, 2).sum(1).tolist() == [0.5] * 4
+
+
+def test_the_coordinates_of_a_polygon_stay_with_its_corners():
+    stream = io.BytesIO()
+    Image.fromarray(np.uint8([[[1, 2, 3]]])).save(stream, "PNG")
+    files = {"a.mtl": b"newmtl a\nmap_Kd a.png\n", "a.png": stream.getvalue()}
+    corners = [[x, y, 0] for x, y in l_shape(1).tolist()]
+    mesh = decode(b"mtllib a.mtl\nusemtl a\n" + as_file("obj", corners, [*range(6)]), "obj", files.get)
+
+    assert mesh.faces.tolist() != [[0, k, k + 1] for k in range(1, 5)]
+    np.testing.assert_array_equal(mesh.uv, mesh.vertices[mesh.faces][..., :2])
+
+
 @pytest.mark.parametrize("gap", [b"\t", b" \t ", b"   "], ids=["tab", "both", "spaces"])
 def test_the_words_of_a_library_may_have_any_gap_between_them(gap):
     stream = io.BytesIO()
