@@ -18,7 +18,7 @@ SECTION = "Models"
 @click.argument("model")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[FILE] [--FIELD VALUE]...")
 @click.option("--source", metavar="NAME", help="A whole source instead of one file; --root and such are its fields")
-@click.option("--out", metavar="PATH", help="The picture [FILE.answer.png], or the table of a source [answers.parquet]")
+@click.option("--out", metavar="PATH", help="The picture [./FILE.answer.png], or a source's table [answers.parquet]")
 @click.option("--up", type=click.Choice(["x", "y", "z"]), default="y", help="The axis of the file that points up [y]")
 @click.option("--on", type=click.Choice(["auto", "ray", "here"]), default="auto", help="Where a source is answered")
 @STORE
