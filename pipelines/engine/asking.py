@@ -39,7 +39,10 @@ def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:
     _may_be_drawn(picture)
     mesh = replace(_mesh(file), up=up)
     family, (representation, net), _ = registered(uri)
-    rows = _rows(representation, mesh, file)
+    try:
+        rows = _rows(representation, mesh, file.name)
+    except Unreadable as error:
+        raise DataError(f"{file} cannot be used: {error}.") from error
     question = {name: np.stack([row[name] for row in rows]) for name in representation.columns()}
     answered = answer(family, net, question)
     if "probabilities" not in answered:
@@ -63,11 +66,11 @@ def _mesh(file: Path) -> Mesh:
     return mesh
 
 
-def _rows(representation: Any, mesh: Mesh, file: Path) -> list[Any]:
+def _rows(representation: Any, decoded: Any, name: str) -> list[Any]:
     try:
-        return list(representation.rows(mesh, representation.generator(0, file.name)))
-    except (Unreadable, ValueError, ArithmeticError) as error:  # what a representation says of a shape without area
-        raise DataError(f"{file} cannot be used: {str(error).rstrip('.')}.") from error
+        return list(representation.rows(decoded, representation.generator(0, name)))
+    except (ValueError, ArithmeticError) as error:  # what a representation says of a shape without area
+        raise Unreadable(str(error).rstrip(".")) from error
 
 
 def _may_be_drawn(picture: Path) -> None:
@@ -184,7 +187,7 @@ def _answer(source: Source, asset: Asset, family: Any, representation: Any, net:
     decoded = source.open(asset)
     if hasattr(decoded, "problem") and (problem := decoded.problem()):
         raise Unreadable(problem)
-    made = list(representation.rows(decoded, representation.generator(0, asset.id)))
+    made = _rows(representation, decoded, asset.id)
     said = answer(family, net, {name: np.stack([row[name] for row in made]) for name in representation.columns()})
     if "probabilities" not in said:
         return [{"row": place, **{name: column[place] for name, column in said.items()}} for place in range(len(made))]

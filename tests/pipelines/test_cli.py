@@ -392,6 +392,19 @@ def test_a_picture_that_could_not_be_kept_is_refused_before_the_model_is_read(tm
     assert (tmp_path / "chair.png").read_bytes() == b"a texture"
 
 
+def test_a_shape_that_its_representation_refuses_has_its_words_for_a_reason(tmp_path):
+    from components.representations.points import Points
+    from components.sources.folder import Folder
+    from pipelines.engine.asking import answers
+
+    (tmp_path / "line").mkdir()
+    (tmp_path / "line" / "a.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")
+    source = Folder(root=str(tmp_path))
+    (row,) = answers(source.rows(), source, None, Points(), None)
+
+    assert row["reason"] == "some face must have an area, but none of 1 has: leave this mesh out"
+
+
 @pytest.mark.parametrize("out", ["here", "/proc/x/answers.parquet"])
 def test_a_table_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp_path, monkeypatch, out):
     monkeypatch.chdir(tmp_path)
