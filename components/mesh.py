@@ -29,6 +29,7 @@ class Mesh:
     uv: NDArray[np.float32] | None = None  # [F, 3, 2] a coordinate for each corner, origin at the lower left
     textures: tuple[NDArray[np.uint8] | None, ...] = ()  # M pictures [H, W, 3] or None; a picture wins over a colour
     up: str = "y"
+    tinted: bool = False  # whether a picture is seen through `vertex_colors`, as in glTF, and does not win over them
 
     def __post_init__(self) -> None:
         if len(self.materials) != len(self.faces):

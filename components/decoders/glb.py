@@ -6,6 +6,7 @@ Binary glTF 2: the triangles of a scene where its nodes put them, with base colo
 
 import base64
 import json
+import math
 import struct
 from itertools import accumulate
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from components.decoders.shared import GREY, Look, Picture, Resolve, read_picture, unit_to_bytes, within
 from components.mesh import Mesh
 from components.source import Unreadable
+from components.srgb import from_linear, to_linear
 
 TYPES = {
     code: np.dtype(name)
@@ -35,6 +37,8 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
         return _mesh(_Scene(*_chunks(data), resolve))
     except (KeyError, IndexError) as error:
         raise Unreadable(f"its scene names what the file has not: {error}") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise Unreadable("its scene has a value of another kind than glTF has there: export it anew") from error
 
 
 def names(data: bytes) -> list[str]:
@@ -55,23 +59,32 @@ def _mesh(scene: "_Scene") -> Mesh:
 
 
 def _joined(names: tuple[int, ...], pieces: tuple[Mesh, ...]) -> Mesh:
-    """All as one, with a row for each name of a material; it has colours of vertices only where every piece has."""
+    """All as one, with a row for each name of a material; where one piece has colours of vertices, every one has."""
     if not all(within(p.faces, len(p.vertices)) for p in pieces):
         raise Unreadable("a face names a vertex that its primitive has not")
     rows = {name: row for row, name in enumerate(dict.fromkeys(names))}
     looks = dict(zip(names, pieces, strict=True)).values()
     starts = accumulate((len(p.vertices) for p in pieces[:-1]), initial=0)
-    colors = [p.vertex_colors for p in pieces if p.vertex_colors is not None]
+    has_colors = any(p.vertex_colors is not None for p in pieces)
     has_pictures = any(p.uv is not None for p in pieces)
     return Mesh(
         np.concatenate([p.vertices for p in pieces]),
         np.concatenate([p.faces + np.int32(start) for p, start in zip(pieces, starts, strict=True)]),
         np.repeat(np.array([rows[name] for name in names], np.int32), [len(p.faces) for p in pieces]),
         np.concatenate([p.colors for p in looks]),
-        vertex_colors=np.concatenate(colors) if len(colors) == len(pieces) else None,
+        vertex_colors=np.concatenate([_vertex_colors(p) for p in pieces]) if has_colors else None,
         uv=np.concatenate([_coordinates(p) for p in pieces]) if has_pictures else None,
         textures=tuple(p.textures[0] for p in looks),
+        tinted=has_colors,
     )
+
+
+def _vertex_colors(piece: Mesh) -> Picture:
+    """Those of a piece that has none: its material's, or white, through which its picture is seen unchanged."""
+    if piece.vertex_colors is not None:
+        return piece.vertex_colors
+    plain = piece.colors[0] if piece.textures[0] is None else np.full(3, 255, np.uint8)
+    return np.tile(plain, (len(piece.vertices), 1))
 
 
 def _coordinates(piece: Mesh) -> NDArray[np.float32]:
@@ -94,9 +107,12 @@ def _chunks(data: bytes) -> tuple[dict[str, Any], Any]:
         chunks.setdefault(kind, whole[at + 8 : at + 8 + size])
         at += 8 + size
     try:
-        return json.loads(str(chunks.get(0x4E4F534A, b""), "utf-8")), chunks.get(0x004E4942, b"")
+        document = json.loads(str(chunks.get(0x4E4F534A, b""), "utf-8"))
     except ValueError as error:
         raise Unreadable(f"the JSON of its scene cannot be read: {error}") from None
+    if not isinstance(document, dict):
+        raise Unreadable("the JSON of its scene is an object of names, but this one is not: export it anew")
+    return document, chunks.get(0x004E4942, b"")
 
 
 class _Scene:
@@ -149,33 +165,56 @@ class _Scene:
             np.ascontiguousarray(vertices, np.float32),
             np.ascontiguousarray(faces),
             colors=np.array([color], np.uint8),
-            vertex_colors=_to_srgb(self.values(attributes["COLOR_0"])[:, :3]) if "COLOR_0" in attributes else None,
-            uv=None if picture is None else self.coordinates(attributes, faces),
+            vertex_colors=self.colors(attributes, material, len(vertices)) if "COLOR_0" in attributes else None,
+            uv=None if picture is None else self.coordinates(attributes, faces, self.texture(material)),
             textures=(picture,),
+            tinted="COLOR_0" in attributes,
         )
 
-    def coordinates(self, attributes: dict[str, int], faces: NDArray[np.int32]) -> NDArray[np.float32]:
+    def colors(self, attributes: dict[str, int], material: int, count: int) -> Picture:
+        """The colour of each vertex times its material's, which a picture has in it already."""
+        values = self.values(attributes["COLOR_0"])[:, :3]
+        if len(values) != count:
+            raise Unreadable(f"a primitive has {count} vertices, but {len(values)} colours of vertices: export it anew")
+        return _to_srgb(values if self.look(material)[1] is not None else values * self.factor(material))
+
+    def coordinates(
+        self, attributes: dict[str, int], faces: NDArray[np.int32], texture: dict[str, Any]
+    ) -> NDArray[np.float32]:
         """The texture coordinate of each corner, [F, 3, 2]."""
-        if "TEXCOORD_0" not in attributes:
+        moved = texture.get("extensions", {}).get("KHR_texture_transform", {})
+        name = f"TEXCOORD_{moved.get('texCoord', texture.get('texCoord', 0))}"
+        if name not in attributes:
             return np.zeros((len(faces), 3, 2), np.float32)
-        uv = self.values(attributes["TEXCOORD_0"])[faces]
+        uv = self.values(attributes[name])[faces]
+        uv = _moved(uv, moved) if moved else uv
         return np.stack([uv[..., 0], 1 - uv[..., 1]], axis=-1).astype(np.float32)  # glTF counts v from above
 
     def look(self, material: int) -> Look:
         """The colour and the picture of a material, which is read once."""
         if material not in self.looks:
-            self.looks[material] = self._look(self.document["materials"][material])
+            self.looks[material] = self._look(material)
         return self.looks[material]
 
-    def _look(self, material: dict[str, Any]) -> Look:
-        surface = material.get("pbrMetallicRoughness", {})
-        color = _to_srgb(np.array(surface.get("baseColorFactor", (1, 1, 1, 1))[:3], np.float64))
-        if "baseColorTexture" not in surface:
-            return tuple(color), None
-        image = self.document["textures"][surface["baseColorTexture"]["index"]].get("source")
+    def _look(self, material: int) -> Look:
+        factor, texture = self.factor(material), self.texture(material)
+        color = tuple(_to_srgb(factor))
+        image = self.document["textures"][texture["index"]].get("source") if texture else None
         if image is None:
-            return tuple(color), None
-        return tuple(color), read_picture(self._image(self.document["images"][image]), f"image {image}")
+            return color, None
+        picture = read_picture(self._image(self.document["images"][image]), f"image {image}")
+        return color, picture if picture is None or (factor == 1).all() else _seen_through(factor, picture)
+
+    def surface(self, material: int) -> dict[str, Any]:
+        return {} if material < 0 else self.document["materials"][material].get("pbrMetallicRoughness", {})
+
+    def factor(self, material: int) -> NDArray[np.float64]:
+        """The linear colour that a material's picture and the colours of its vertices are multiplied by."""
+        return np.array(self.surface(material).get("baseColorFactor", (1, 1, 1, 1))[:3], np.float64)
+
+    def texture(self, material: int) -> dict[str, Any]:
+        """Which texture a material has, and how it lies; nothing where it has none."""
+        return self.surface(material).get("baseColorTexture", {})
 
     def _image(self, image: dict[str, Any]) -> bytes | None:
         return bytes(self._view(image["bufferView"])[0]) if "bufferView" in image else self._at(image.get("uri", ""))
@@ -248,7 +287,24 @@ def _strips(index: NDArray[np.int32], mode: int) -> NDArray[np.int32]:
     return faces
 
 
+def _moved(uv: NDArray[Any], transform: dict[str, Any]) -> NDArray[np.float64]:
+    """
+    Texture coordinates [F, 3, 2] by KHR_texture_transform: scaled, turned, shifted.
+
+    The turn is counter-clockwise as one sees it, with v downward: what the extension's words say and viewers do, where
+    the signs of its sample shader say the other way.
+    """
+    cos, sin = math.cos(transform.get("rotation", 0)), math.sin(transform.get("rotation", 0))
+    turned = uv * np.array(transform.get("scale", (1, 1)), np.float64) @ np.array([[cos, -sin], [sin, cos]])
+    return turned + np.array(transform.get("offset", (0, 0)), np.float64)
+
+
+def _seen_through(factor: NDArray[np.float64], picture: Picture) -> Picture:
+    """A picture times a linear colour; a byte has 256 values, so each channel is a table."""
+    table = _to_srgb(to_linear(np.arange(256))[:, None] * factor)
+    return np.stack([table[picture[..., channel], channel] for channel in range(3)], axis=-1)
+
+
 def _to_srgb(linear: NDArray[Any]) -> Picture:
     """The colours of glTF are linear; ours are sRGB."""
-    linear = linear.astype(np.float64).clip(0, 1)
-    return unit_to_bytes(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
+    return unit_to_bytes(from_linear(linear))

@@ -5,11 +5,22 @@ Wavefront OBJ, with the materials and pictures of its MTL files.
 # F triangles, M materials
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.decoders.shared import GREY, Look, Picture, Resolve, as_array, read_picture, unit_to_bytes
+from components.decoders.shared import (
+    GREY,
+    Look,
+    Picture,
+    Resolve,
+    as_array,
+    covering,
+    newlines,
+    read_picture,
+    unit_to_bytes,
+)
 from components.kernels import text
 from components.mesh import Mesh
 from components.source import Unreadable
@@ -23,15 +34,16 @@ FAULTS = {
 
 def read(data: bytes, resolve: Resolve) -> Mesh:
     """Wavefront OBJ: v, vt, f, usemtl and mtllib; lines, curves and groups are passed over."""
-    raw = as_array(data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ") if b"\\" in data else data)
+    raw = as_array(_lines(data))
     v, t, f, k = text.count_obj(raw)
     vertices, colors = np.empty((v, 3), np.float32), np.empty((v, 3), np.float32)
     coordinates, marks = np.empty((t, 2), np.float32), np.empty((k, 4), np.int64)
-    triangles, places = np.empty((f, 3), np.int32), np.empty((f, 3), np.int32)
-    f, colored, fault, line = text.read_obj(raw, vertices, colors, coordinates, triangles, places, marks)
+    triangles, places, origin = np.empty((f, 3), np.int32), np.empty((f, 3), np.int32), np.empty(f, np.int32)
+    f, colored, fault, line = text.read_obj(raw, vertices, colors, coordinates, triangles, places, origin, marks)
     if fault != text.FINE:
         raise Unreadable(f"line {line}: {FAULTS[fault]}; the file is cut short or is not an OBJ")
-    triangles, places = triangles[:f], places[:f]
+    places = places[:f]
+    triangles = covering(vertices, triangles[:f], origin[:f], places)
     names = [(int(m[0]), _name(raw, m), int(m[3])) for m in marks]
     library = _library([name for kind, name, _ in names if kind == text.MTLLIB], resolve)
     materials, palette, pictures = _materials([(n, at) for kind, n, at in names if kind == text.USEMTL], f, library)
@@ -46,6 +58,12 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
     )
 
 
+def _lines(data: bytes) -> bytes:
+    """With line ends that the kernels know, and continued lines as one."""
+    data = newlines(data)
+    return data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ") if b"\\" in data else data
+
+
 def _name(raw: text.Bytes, mark: NDArray[np.int64]) -> str:
     """What stands behind the keyword of a usemtl or mtllib line; spaces belong to it."""
     words = raw[mark[1] : mark[2]].tobytes().decode("utf-8", "replace").split(None, 1)
@@ -55,13 +73,30 @@ def _name(raw: text.Bytes, mark: NDArray[np.int64]) -> str:
 
 def names(data: bytes) -> list[str]:
     """The libraries of materials that an OBJ names."""
-    return [name.decode("utf-8", "replace").strip() for name in re.findall(rb"^[ \t]*mtllib[ \t]+(.+)$", data, re.M)]
+    found = re.findall(rb"^[ \t]*mtllib[ \t]+(.+)$", _lines(data), re.M)
+    return [name.decode("utf-8", "replace").strip() for name in found]
+
+
+def libraries(names: list[str], resolve: Resolve) -> dict[str, bytes | None]:
+    """The MTL files that mtllib lines name: one with spaces in its name, or else several with spaces between them."""
+    found: dict[str, bytes | None] = {}
+    for name in names:
+        found[name] = resolve(name)
+        if found[name] is None and len(several := name.split()) > 1:
+            found |= {one: resolve(one) for one in several}
+    return found
 
 
 def pictures(data: bytes) -> list[str]:
     """The pictures that an MTL names."""
-    lines = (line.strip().partition(" ") for line in data.decode("utf-8", "replace").splitlines())
-    return [_file(value) for key, _, value in lines if key == "map_Kd"]
+    return [_file(value) for key, value in _entries(data) if key == "map_Kd"]
+
+
+def _entries(data: bytes) -> Iterator[tuple[str, str]]:
+    """The lines of an MTL: a word, and what stands behind it and a gap."""
+    for line in data.decode("utf-8", "replace").splitlines():
+        key, *rest = line.split(None, 1) or [""]
+        yield key, "".join(rest).strip()
 
 
 def _file(value: str) -> str:
@@ -78,21 +113,22 @@ def _at_corners(coordinates: NDArray[np.float32], places: NDArray[np.int32]) -> 
 def _library(names: list[str], resolve: Resolve) -> dict[str, Look]:
     """The colour and the picture of each material in the MTL files called `names`."""
     out: dict[str, Look] = {}
-    for name in names:
-        data = resolve(name)
+    for data in libraries(names, resolve).values():
         if data is not None:
             out |= _read_mtl(data, resolve)
     return out
 
 
 def _read_mtl(data: bytes, resolve: Resolve) -> dict[str, Look]:
-    """Of each material the diffuse colour, Kd, and its picture, map_Kd."""
+    """
+    Of each material the diffuse colour, Kd, and its picture, map_Kd.
+
+    A picture wins over Kd, though MTL's own text multiplies them: exporters leave Kd at 0 or 0.8 beside a picture.
+    """
     out: dict[str, Look] = {}
     pictures: dict[str, Picture | None] = {}
     name = ""
-    for line in data.decode("utf-8", "replace").splitlines():
-        key, _, value = line.strip().partition(" ")
-        value = value.strip()
+    for key, value in _entries(data):
         if key == "newmtl":
             name = value
             out[name] = (GREY, None)

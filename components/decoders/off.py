@@ -7,7 +7,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from components.decoders.shared import Resolve, as_array, enough, joined
+from components.decoders.shared import Resolve, as_array, covering, enough, joined, newlines
 from components.kernels import text
 from components.mesh import Mesh
 from components.source import Unreadable
@@ -15,6 +15,7 @@ from components.source import Unreadable
 
 def read(data: bytes, resolve: Resolve) -> Mesh:
     """Object File Format: counts, vertices, polygons; colours and the normals of NOFF are passed over."""
+    data = newlines(data)
     match = re.match(rb"\s*(ST)?(C)?(N)?OFF[ \t]*(#[^\n]*)?", data)
     if not match:
         raise Unreadable("an OFF file starts with 'OFF', but this one does not")
@@ -25,16 +26,24 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
     if len(counts) < 3 or not np.isfinite(counts).all() or (counts < 0).any():
         raise Unreadable("an OFF file starts with how many vertices, faces and edges it has, but this one does not")
     v, f = int(counts[0]), int(counts[1])
-    width = 3 + 2 * bool(match[1]) + 4 * bool(match[2]) + 3 * bool(match[3])
+    width = 3 + 2 * bool(match[1]) + 3 * bool(match[3])
+    if match[2]:  # a colour has three numbers or four, which only the length of a line tells
+        width += 3 if _numbers_of_a_line(data[at:]) == width + 3 else 4
     flat, at = text.numbers(raw, at, min(v * width, len(data)))
     enough(len(flat) == v * width, "vertex", v)
     vertices = flat.reshape(v, width)[:, :3].astype(np.float32)
     lines = [line for line in data[at:].split(b"\n") if line.strip() and not line.lstrip().startswith(b"#")][:f]
     enough(len(lines) == f, "face", f)
-    return Mesh(vertices, _faces(lines))
+    return Mesh(vertices, _faces(lines, vertices))
 
 
-def _faces(lines: list[bytes]) -> NDArray[np.int32]:
+def _numbers_of_a_line(data: bytes) -> int:
+    """How many numbers the first line that has any has."""
+    match = re.search(rb"^[ \t]*([^\s#][^#\n]*)", data, re.M)
+    return len(match[1].split()) if match else 0
+
+
+def _faces(lines: list[bytes], vertices: NDArray[np.float32]) -> NDArray[np.int32]:
     """Line by line, because what follows a polygon's corners may be a colour."""
     flat, _ = text.numbers(as_array(b"\n".join(lines)), 0, 4 * len(lines))
     all_triangles = len(flat) == 4 * len(lines) and (flat[::4] == 3).all()
@@ -47,7 +56,7 @@ def _faces(lines: list[bytes]) -> NDArray[np.int32]:
         if size < 0 or len(words) <= size or not all(w.isdigit() for w in words[: size + 1]):
             raise Unreadable(f"a face is its number of corners and then these, but it has {line[:40]!r}")
         polygons.append(np.array(words[1 : size + 1], np.int64))
-    return joined(polygons, "face")[0]
+    return covering(vertices, *joined(polygons, "face"))
 
 
 def _bytes_left(lines: list[bytes]) -> bool:

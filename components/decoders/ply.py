@@ -16,6 +16,7 @@ from components.decoders.shared import (
     Picture,
     Resolve,
     as_array,
+    covering,
     enough,
     joined,
     unit_to_bytes,
@@ -49,11 +50,12 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
     if not {"x", "y", "z"} <= set(vertex):
         raise Unreadable("a vertex of a PLY has x, y and z, but this file's has not")
     indices = face.get("vertex_indices", face.get("vertex_index"))
-    faces = _triangles(indices) if indices is not None else np.empty((0, 3), np.int32)
+    positions = _stack(vertex, ("x", "y", "z"))
+    faces = _triangles(indices, positions) if indices is not None else np.empty((0, 3), np.int32)
     materials, palette = _palette(face, indices)
     uv = next((_stack(vertex, pair) for pair in UV_NAMES if set(pair) <= set(vertex)), None)
     return Mesh(
-        _stack(vertex, ("x", "y", "z")),
+        positions,
         faces,
         materials,
         palette,
@@ -93,13 +95,13 @@ def _ascii(data: bytes, at: int, name: str, count: int, properties: list[Propert
     raw = as_array(data)
     lists = [p for p in properties if p[2]]
     if not lists:
-        flat, at = text.numbers(raw, at, count * len(properties))
+        flat, at = text.numbers(raw, at, min(count * len(properties), len(data)))  # a damaged header names any number
         enough(len(flat) == count * len(properties), name, count)
         table = flat.reshape(count, len(properties))
         return {p[0]: table[:, column] for column, p in enumerate(properties)}, at
     if len(properties) > 1:
         return _mixed_ascii(raw, at, name, count, properties)
-    flat, after = text.numbers(raw, at, count * 4)  # most are triangles: three corners and their count
+    flat, after = text.numbers(raw, at, min(count * 4, len(data)))  # most are triangles: three corners and their count
     if len(flat) == 4 * count and (flat[::4] == 3).all():
         return {lists[0][0]: (flat.reshape(count, 4)[:, 1:].astype(np.int32))}, after
     flat, _ = text.numbers(raw, at, len(data) - at)
@@ -118,7 +120,7 @@ def _mixed_ascii(raw: text.Bytes, at: int, name: str, count: int, properties: li
             enough(place < len(flat), name, count)
             size = int(flat[place]) if length else 1
             place += bool(length)
-            enough(place + size <= len(flat), name, count)
+            enough(0 <= size <= len(flat) - place, name, count)
             columns[key].append(flat[place : place + size] if length else flat[place])
             place += size
     _, at = text.numbers(raw, at, place)
@@ -187,15 +189,16 @@ def _mixed_binary(
     return {p[0]: joined(columns[p[0]], name) if p[2] else np.array(columns[p[0]]) for p in properties}, at
 
 
-def _triangles(indices: Any) -> NDArray[np.int32]:
+def _triangles(indices: Any, vertices: NDArray[np.float32]) -> NDArray[np.int32]:
     """Triangles [F, 3]."""
     if isinstance(indices, tuple):
-        return indices[0]
+        return covering(vertices, *indices)
     size = indices.shape[1]
     if size == 3:
         return np.ascontiguousarray(indices, np.int32)
     fan = [indices[:, [0, k, k + 1]] for k in range(1, size - 1)]
-    return np.ascontiguousarray(np.stack(fan, axis=1).reshape(-1, 3) if fan else np.empty((0, 3)), np.int32)
+    faces = np.ascontiguousarray(np.stack(fan, axis=1).reshape(-1, 3) if fan else np.empty((0, 3)), np.int32)
+    return covering(vertices, faces, _polygons(indices))
 
 
 def _polygons(indices: Any) -> NDArray[np.int32]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.kernels import text
+from components.kernels.polygons import clip
 from components.source import Unreadable
 
 Resolve = Callable[[str], bytes | None]
@@ -24,6 +25,11 @@ GREY = (178, 178, 178)
 def as_array(data: bytes) -> text.Bytes:
     """The bytes as what the kernels take, uncopied."""
     return np.frombuffer(data, np.uint8)
+
+
+def newlines(data: bytes) -> bytes:
+    """A text whose lines end in a newline; those of an old Mac end in a return alone."""
+    return data if b"\n" in data else data.replace(b"\r", b"\n")
 
 
 def unit_to_bytes(values: NDArray[Any]) -> Picture:
@@ -50,6 +56,18 @@ def joined(lists: list[NDArray[Any]], name: str) -> tuple[NDArray[np.int32], NDA
     return whole_lists(flat, len(lists), name)[0]
 
 
+def covering(
+    vertices: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    origin: NDArray[np.int32],
+    places: NDArray[np.int32] | None = None,
+) -> NDArray[np.int32]:
+    """The fans `faces` [F, 3], those that reach outside of their polygon cut anew, in place; `places` go with them."""
+    if (origin[1:] == origin[:-1]).any():  # most files have triangles alone
+        clip(vertices, faces, origin, np.empty((0, 3), np.int32) if places is None else places)
+    return faces
+
+
 def whole_lists(flat: NDArray[Any], count: int, name: str) -> tuple[tuple[NDArray[np.int32], NDArray[np.int32]], int]:
     """`count` lists, each behind its length, as `joined` gives them, and how many numbers of `flat` they are."""
     if not np.isfinite(flat).all():
@@ -74,8 +92,8 @@ def read_picture(data: bytes | None, name: str) -> Picture | None:
         if not (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
             return np.asarray(image.convert("RGB"))
         pixels = np.array(image.convert("RGBA"))
-    except OSError as error:
-        raise Unreadable(f"its picture {name} cannot be read: {error}") from None
+    except Exception as error:  # Pillow raises many kinds over a damaged picture, and over one that is a bomb
+        raise Unreadable(f"its picture {name} is damaged, or of a kind that is not read: save it as PNG") from error
     solid = pixels[..., 3] >= 128
     colors = pixels[..., :3].copy()
     if solid.any():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.decoders.shared import Resolve, as_array
+from components.decoders.shared import Resolve, as_array, newlines
 from components.kernels import text
 from components.mesh import Mesh
 from components.source import Unreadable
@@ -25,7 +25,7 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
         raise Unreadable(
             "a binary STL has 50 bytes for each triangle that it names, but this one has fewer: it is cut short"
         )
-    corners = text.numbers_after(as_array(data), as_array(b"vertex"), 3)
+    corners = text.numbers_after(as_array(newlines(data)), as_array(b"vertex"), 3)
     if len(corners) % 3 or b"endsolid" not in data[-4096:].lower():
         raise Unreadable("an ASCII STL ends with 'endsolid', but this one stops before: it is cut short")
     return _soup(corners)

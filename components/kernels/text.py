@@ -211,16 +211,18 @@ def read_obj(
     coordinates: NDArray[np.float32],
     triangles: NDArray[np.int32],
     places: NDArray[np.int32],
+    origin: NDArray[np.int32],
     marks: NDArray[np.int64],
 ) -> tuple[int, int, int, int]:
     """
-    Fills vertices [V, 3], colors [V, 3], coordinates [T, 2], triangles [F, 3], places [F, 3] and marks [K, 4].
+    Fills vertices [V, 3], colors [V, 3], coordinates [T, 2], triangles [F, 3], places [F, 3], origin [F], marks [K, 4].
 
-    A polygon is a fan around its first corner; `places` are rows of `coordinates`, -1 where a corner has none. A mark
-    is what it is, where its name starts and ends, and the first triangle behind it. Gives how many triangles there are,
-    how many vertices have a colour, the kind of the first fault, and its line, from 1.
+    A polygon is a fan around its first corner, and `origin` its number, at each triangle; `places` are rows of
+    `coordinates`, -1 where a corner has none. A mark is what it is, where its name starts and ends, and the first
+    triangle behind it. Gives how many triangles there are, how many vertices have a colour, the kind of the first
+    fault, and its line, from 1.
     """
-    v, t, f, k, colored, line, at = 0, 0, 0, 0, 0, 0, 0
+    v, t, f, k, colored, line, at, polygon = 0, 0, 0, 0, 0, 0, 0, 0
     end = len(data)
     while at < end:
         line += 1
@@ -241,7 +243,10 @@ def read_obj(
             at, made, fault = _read_face(data, at + 1, v, t, triangles, places, f)
             if fault != FINE:
                 return f, colored, fault, line
-            f += made
+            for _ in range(made):
+                origin[f] = polygon
+                f += 1
+            polygon += 1
         elif first == 117 or first == 109:
             stop = _line_end(data, at)
             marks[k, 0], marks[k, 1] = (USEMTL if first == 117 else MTLLIB), at

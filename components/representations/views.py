@@ -15,6 +15,7 @@ from components.kernels.raster import rasterize
 from components.kernels.sampling import interpolate, normals
 from components.mesh import Mesh
 from components.representation import Column, Representation
+from components.srgb import product
 
 Floats = NDArray[np.float64]
 
@@ -142,7 +143,11 @@ def lamplight(normal: Floats) -> Floats:
 
 
 def albedo(mesh: Mesh, faces: NDArray[np.int32], weights: Floats) -> Floats:
-    """The unlit sRGB colours [S, 3] at `weights` [S, 2] in `faces` [S]: a texture's, else the vertices', else plain."""
+    """
+    The unlit sRGB colours [S, 3] at `weights` [S, 2] in `faces` [S]: a texture's, else the vertices', else plain.
+
+    Where a mesh is tinted, its textures are seen through the colours of its vertices.
+    """
     materials = mesh.materials[faces]
     color = mesh.colors[materials].astype(np.float64)
     if mesh.vertex_colors is not None:
@@ -151,7 +156,8 @@ def albedo(mesh: Mesh, faces: NDArray[np.int32], weights: Floats) -> Floats:
         here = materials == material
         if texture is not None and mesh.uv is not None and here.any():
             uv = mesh.uv[faces[here]].astype(np.float64)
-            color[here] = look_up(texture, interpolate(uv, np.arange(len(uv)), weights[here]))
+            seen = look_up(texture, interpolate(uv, np.arange(len(uv)), weights[here]))
+            color[here] = product(seen, color[here]) if mesh.tinted else seen
     return color
 
 

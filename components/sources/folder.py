@@ -6,7 +6,8 @@ A folder of shapes: one sub-folder for each label, with OBJ, PLY, OFF, STL or GL
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -55,7 +56,23 @@ class Folder(Source):
 
     def watch(self) -> Iterable[Path]:
         root = Path(self.root)
-        return [root, *root.rglob("*")]
+        return [root, *below(root)]
+
+
+def below(root: Path) -> Iterator[Path]:
+    """Every folder and file below `root`, also behind links, except those to a folder that they lie in themselves."""
+    for name, folders, others in os.walk(root, followlinks=True):
+        folder = Path(name)
+        yield from (folder / other for other in [*folders, *others])
+        folders[:] = [other for other in folders if not _is_ring(folder / other)]
+
+
+def _is_ring(path: Path) -> bool:
+    """Whether a link leads to a folder that is above it, on the way that was walked or on the disk."""
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    return any(above.resolve().is_relative_to(target) for above in path.parents)
 
 
 def shapes(root: str) -> dict[str, Path]:
@@ -64,7 +81,7 @@ def shapes(root: str) -> dict[str, Path]:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"--root is a folder of shapes, but {root or 'it'!r} {what}. Pass the folder itself.")
-    paths = sorted(p for p in folder.rglob("*") if _kind(p) in READERS and p.is_file())
+    paths = sorted(p for p in below(folder) if _kind(p) in READERS and p.is_file())
     found = {path.relative_to(folder): path for path in paths}
     found = {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.parts)}
     if not found:
@@ -108,27 +125,38 @@ def _stamp(path: Path) -> str:
     """Empty where there is no file: one that appears later is news."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return ""
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _entry(path: Path) -> _Entry:
-    data = path.read_bytes()
-    digest, stamps = hashlib.blake2b(data, digest_size=16), {str(path): _stamp(path)}
-    for name, contents in named(data, _kind(path), beside(path)).items():
+    read = _bytes(path)
+    # what cannot be read is listed as if it had no bytes, and is looked at again: a new permission changes no stamp
+    digest, stamps = hashlib.blake2b(read or b"", digest_size=16), {str(path): "" if read is None else _stamp(path)}
+    for name, contents in named(read or b"", _kind(path), beside(path)).items():
         digest.update(contents or b"")
         other = path.parent / name.replace("\\", "/")
-        stamps[str(other)] = _stamp(other)
+        stamps[str(other)] = "" if contents is None else _stamp(other)
     return {"stamps": stamps, "digest": digest.hexdigest()}
+
+
+def _bytes(path: Path) -> bytes | None:
+    """None where they cannot be read: opening the asset says why, and that sets aside this one alone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def named(data: bytes, kind: str, resolve: Resolve) -> dict[str, bytes | None]:
     """Every other file that a decoder would open for a shape, with its bytes."""
     found: dict[str, bytes | None] = {}
-    for name in obj.names(data) if kind == "obj" else glb.names(data) if kind == "glb" else ():
-        found[name] = resolve(name)
-        for picture in obj.pictures(found[name] or b"") if kind == "obj" else ():
+    if kind == "glb":
+        return {name: resolve(name) for name in glb.names(data)}
+    for name, library in obj.libraries(obj.names(data), resolve).items() if kind == "obj" else ():
+        found[name] = library
+        for picture in obj.pictures(library or b""):
             found[picture] = resolve(picture)
     return found
 

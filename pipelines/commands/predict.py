@@ -18,7 +18,7 @@ SECTION = "Models"
 @click.argument("model")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[FILE] [--FIELD VALUE]...")
 @click.option("--source", metavar="NAME", help="A whole source instead of one file; --root and such are its fields")
-@click.option("--out", metavar="PATH", help="The picture [FILE.png], or the table of a source [answers.parquet]")
+@click.option("--out", metavar="PATH", help="The picture [./FILE.answer.png], or a source's table [answers.parquet]")
 @click.option("--up", type=click.Choice(["x", "y", "z"]), default="y", help="The axis of the file that points up [y]")
 @click.option("--on", type=click.Choice(["auto", "ray", "here"]), default="auto", help="Where a source is answered")
 @STORE
@@ -44,7 +44,8 @@ def predict(
 def _one(model: str, file: Path, out: str | None, up: str, as_json: bool) -> None:
     from pipelines.engine.asking import ask
 
-    answer = ask(model, file, Path(out) if out else file.with_suffix(".png"), up)
+    # here, and with the whole name of the file: beside it chair.png may be its texture, and chair.ply another shape
+    answer = ask(model, file, Path(out or f"{file.name}.answer.png"), up)
     if as_json:
         return click.echo(json.dumps(answer, indent=1))
     for label, share in answer["answers"][:5]:

@@ -5,6 +5,7 @@
 import io
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,14 +28,21 @@ from components.steps.answering import answer
 from components.steps.cluster import spread
 from components.steps.registry import registered
 
+PICTURES = (".png", ".svg", ".pdf")
+OURS = "rayfield predict"  # who made a picture, in its own bytes
+
 
 def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:
     """What a registered classifier says of a mesh: labels with their shares, best first."""
     if not file.is_file():
         raise UsageError(f"No file {file}.")
+    _may_be_drawn(picture)
     mesh = replace(_mesh(file), up=up)
     family, (representation, net), _ = registered(uri)
-    rows = list(representation.rows(mesh, representation.generator(0, file.name)))
+    try:
+        rows = _rows(representation, mesh, file.name)
+    except Unreadable as error:
+        raise DataError(f"{file} cannot be used: {error}.") from error
     question = {name: np.stack([row[name] for row in rows]) for name in representation.columns()}
     answered = answer(family, net, question)
     if "probabilities" not in answered:
@@ -51,9 +59,39 @@ def _mesh(file: Path) -> Mesh:
         mesh = decode(file.read_bytes(), file.suffix.lstrip(".").lower(), beside(file))
     except Unreadable as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
     if problem := mesh.problem():
         raise DataError(f"{file} cannot be used: {problem}.")
     return mesh
+
+
+def _rows(representation: Any, decoded: Any, name: str) -> list[Any]:
+    try:
+        return list(representation.rows(decoded, representation.generator(0, name)))
+    except (ValueError, ArithmeticError) as error:  # what a representation says of a shape without area
+        raise Unreadable(str(error).rstrip(".")) from error
+
+
+def _may_be_drawn(picture: Path) -> None:
+    """Refuses what could not be drawn, or would replace a file that is no answer of ours, before any work is done."""
+    _may_be_written(picture)
+    if picture.is_dir():
+        raise UsageError(f"--out is the picture itself, but {picture} is a folder. Pass {picture / 'answer.png'}.")
+    if picture.suffix.lower() not in PICTURES:
+        raise UsageError(f"--out is a {', '.join(PICTURES)} file, but got {picture}. Pass {picture.stem}.png.")
+    if picture.exists() and OURS.encode() not in picture.read_bytes():
+        raise UsageError(f"--out never replaces what is no answer, but {picture} is there. Pass another --out.")
+
+
+def _may_be_written(file: Path) -> None:
+    try:
+        file.exists()  # a name may be too long
+        near = next(folder for folder in file.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=near).close()
+    except OSError as error:
+        words = (error.strerror or str(error)).lower()
+        raise UsageError(f"--out is a file that can be made, but {file} cannot: {words}. Pass another --out.") from None
 
 
 def _draw(mesh: Mesh, answers: list[tuple[str, float]], picture: Path) -> None:
@@ -70,8 +108,10 @@ def _draw(mesh: Mesh, answers: list[tuple[str, float]], picture: Path) -> None:
     axes[2].set(xlim=(0, 1), title=f"{answers[0][0]}: {answers[0][1]:.0%}")
     for side in ("top", "right"):
         axes[2].spines[side].set_visible(False)
+    drawn = io.BytesIO()
+    made.savefig(drawn, format=picture.suffix[1:].lower(), dpi=110, metadata={"Creator": OURS})
     picture.parent.mkdir(parents=True, exist_ok=True)
-    made.savefig(picture, dpi=110)
+    picture.write_bytes(drawn.getvalue())
 
 
 # Every asset of a source
@@ -87,6 +127,8 @@ def ask_all(uri: str, source: Source, out: str, *, on: str = "auto") -> dict[str
     An asset without an answer has its reason in the column `reason`. `on` is "here", "ray" (a Ray Data job) or "auto",
     which starts Ray for more than a few assets.
     """
+    if not places.is_remote(out):
+        _may_be_filled(Path(out.removeprefix("file://")))
     family, (representation, net), _ = registered(uri)
     assets = sorted(source.rows(), key=lambda asset: asset.id)
     if not assets:
@@ -101,6 +143,12 @@ def ask_all(uri: str, source: Source, out: str, *, on: str = "auto") -> dict[str
     pq.write_table(_as_table(rows), buffer, compression="zstd")
     places.write(out, buffer.getvalue())
     return {"model": uri, "assets": len(assets), **_summary(rows, getattr(family, "labels", ())), "out": out}
+
+
+def _may_be_filled(table: Path) -> None:
+    _may_be_written(table)
+    if table.is_dir():
+        raise UsageError(f"--out is the table itself, but {table} is a folder. Pass {table / 'answers.parquet'}.")
 
 
 def _place(on: str, count: int) -> str:
@@ -139,7 +187,7 @@ def _answer(source: Source, asset: Asset, family: Any, representation: Any, net:
     decoded = source.open(asset)
     if hasattr(decoded, "problem") and (problem := decoded.problem()):
         raise Unreadable(problem)
-    made = list(representation.rows(decoded, representation.generator(0, asset.id)))
+    made = _rows(representation, decoded, asset.id)
     said = answer(family, net, {name: np.stack([row[name] for row in made]) for name in representation.columns()})
     if "probabilities" not in said:
         return [{"row": place, **{name: column[place] for name, column in said.items()}} for place in range(len(made))]

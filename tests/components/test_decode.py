@@ -3,15 +3,18 @@ Every reader against a slow twin: trimesh, and for OBJ a reader of twenty lines.
 """
 
 import io
+import json
 import struct
+import warnings
 
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
 
-from components.decode import _is_sound, decode
+from components.decode import READERS, _is_sound, decode
 from components.mesh import Mesh
+from components.representations.views import albedo
 from components.source import Unreadable
 from components.sources.furniture import Furniture
 
@@ -102,6 +105,108 @@ def test_materials_and_pictures_of_an_obj_reach_its_faces():
     assert mesh.uv[2].tolist() == [[0, 0], [1, 0], [0, 1]]
 
 
+def l_shape(first: int) -> np.ndarray:
+    """A hexagon of area 3 that is not convex, from one of its corners on."""
+    return np.roll([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]], -first, axis=0)
+
+
+def as_file(kind: str, corners: list, *polygons: list) -> bytes:
+    """The polygons of a file, each a list of rows of `corners`."""
+    points = [" ".join(map(str, corner)) for corner in corners]
+    rows = [f"{len(polygon)} {' '.join(map(str, polygon))}" for polygon in polygons]
+    if kind == "obj":
+        faces = ["f " + " ".join(f"{place + 1}/{place + 1}" for place in polygon) for polygon in polygons]
+        lines = [f"v {point}" for point in points] + [f"vt {point}" for point in points] + faces
+    elif kind == "off":
+        lines = ["OFF", f"{len(points)} {len(rows)} 0", *points, *rows]
+    else:
+        axes = "property float x\nproperty float y\nproperty float z"
+        lines = [f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n{axes}\nelement face {len(rows)}"]
+        lines += ["property list uchar int vertex_indices\nend_header", *points, *rows]
+    return "\n".join([*lines, ""]).encode()
+
+
+@pytest.mark.parametrize("first", range(6))
+@pytest.mark.parametrize("kind", ["obj", "off", "ply"])
+def test_a_polygon_that_is_not_convex_has_its_own_area_from_whichever_corner(kind, first):
+    corners = [[x, y, 0] for x, y in l_shape(first).tolist()]
+    mesh = decode(as_file(kind, corners, [0, 1, 2], [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]), kind)
+
+    assert mesh.faces[0].tolist() == [0, 1, 2] and len(mesh.faces) == 9
+    assert areas(mesh)[1:5].sum() == areas(mesh)[5:].sum() == 3
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_binary_ply_of_darts_has_their_areas(order):
+    """A table of quadrilaterals: none of them is convex."""
+    name = {"<": "little", ">": "big"}[order]
+    head = f"ply\nformat binary_{name}_endian 1.0\nelement vertex 4\nproperty float x\nproperty float y\n"
+    head += "property float z\nelement face 4\nproperty list uchar int vertex_indices\nend_header\n"
+    body = np.array([[0, 0, 0], [2, -1, 0], [0.5, 0, 0], [2, 1, 0]], order + "f4").tobytes()
+    for first in range(4):
+        body += struct.pack(order + "B4i", 4, *np.roll(range(4), first))
+    mesh = decode(head.encode() + body, "ply")
+
+    assert areas(mesh).reshape(4, 2).sum(1).tolist() == [0.5] * 4
+
+
+def test_the_coordinates_of_a_polygon_stay_with_its_corners():
+    stream = io.BytesIO()
+    Image.fromarray(np.uint8([[[1, 2, 3]]])).save(stream, "PNG")
+    files = {"a.mtl": b"newmtl a\nmap_Kd a.png\n", "a.png": stream.getvalue()}
+    corners = [[x, y, 0] for x, y in l_shape(1).tolist()]
+    mesh = decode(b"mtllib a.mtl\nusemtl a\n" + as_file("obj", corners, [*range(6)]), "obj", files.get)
+
+    assert mesh.faces.tolist() != [[0, k, k + 1] for k in range(1, 5)]
+    np.testing.assert_array_equal(mesh.uv, mesh.vertices[mesh.faces][..., :2])
+
+
+@pytest.mark.parametrize("gap", [b"\t", b" \t ", b"   "], ids=["tab", "both", "spaces"])
+def test_the_words_of_a_library_may_have_any_gap_between_them(gap):
+    stream = io.BytesIO()
+    Image.fromarray(np.uint8([[[1, 2, 3]]])).save(stream, "PNG")
+    library = b"newmtl r\n\tKd 1 0 0\nmap_Kd a b.png\n".replace(b"l r", b"l" + gap + b"r")
+    library = library.replace(b"Kd 1", b"Kd" + gap + b"1").replace(b"Kd a", b"Kd" + gap + b"a")
+    files = {"a.mtl": library, "a b.png": stream.getvalue()}
+    mesh = decode(b"mtllib a.mtl\nusemtl r\n" + TETRAHEDRON, "obj", files.get)
+
+    assert mesh.colors.tolist() == [[255, 0, 0]]
+    assert mesh.textures[0].tolist() == [[[1, 2, 3]]]
+
+
+def test_one_line_may_name_several_libraries_and_one_name_may_have_spaces():
+    files = {
+        "a.mtl": b"newmtl a\nKd 1 0 0\n",
+        "b.mtl": b"newmtl b\nKd 0 1 0\n",
+        "my c.mtl": b"newmtl c\nKd 0 0 1\n",
+        "c.mtl": b"newmtl c\nKd 1 1 1\n",
+    }
+    text = b"mtllib a.mtl \\\nb.mtl\nmtllib my c.mtl\n" + TETRAHEDRON[:32]
+    text += b"usemtl a\nf 1 2 3\nusemtl b\nf 1 2 4\nusemtl c\nf 1 3 4\n"
+    mesh = decode(text, "obj", files.get)
+
+    assert mesh.colors.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("kind", ["obj", "off", "stl"])
+def test_lines_may_end_as_on_an_old_mac(kind):
+    solid = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    data = solid.export(file_type="stl_ascii" if kind == "stl" else kind).encode()
+
+    assert b"\n" in data
+    np.testing.assert_array_equal(soup(decode(data.replace(b"\n", b"\r"), kind)), soup(solid))
+
+
+@pytest.mark.parametrize("colour", ["", " 255 0 0", " 1 0 0 1"])
+def test_the_vertices_of_an_off_may_have_colours_of_three_numbers_or_four(colour):
+    head = "COFF\n" if colour else "OFF\n"
+    vertices = "".join(f"{place}{colour}\n" for place in ("0 0 0", "1 0 0", "0 1 0"))
+    mesh = decode(f"{head}3 1 0 # counts\n# vertices\n\n{vertices}3 0 1 2\n".encode(), "off")
+
+    assert mesh.vertices.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert mesh.faces.tolist() == [[0, 1, 2]]
+
+
 def test_colours_of_vertices_survive():
     text = b"v 0 0 0 1 0 0\nv 1 0 0 0 1 0\nv 0 1 0 0 0 1\nf 1 2 3\n"
 
@@ -188,6 +293,115 @@ def test_the_parts_of_a_glb_keep_their_colours_pictures_and_places():
     assert mesh.uv[2].tolist() == [[0, 0], [1, 0], [1, 1]] and not mesh.uv[0].any()
 
 
+def glb(document: object, binary: bytes = b"") -> bytes:
+    """A GLB of a scene and its bytes."""
+    said = json.dumps(document).encode()
+    chunks = b"".join(
+        struct.pack("<II", len(chunk), kind) + chunk
+        for chunk, kind in ((said + b" " * (-len(said) % 4), 0x4E4F534A), (binary + bytes(-len(binary) % 4), 0x4E4942))
+    )
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+PLY = (
+    b"ply\nformat ascii 1.0\nelement vertex %d\nproperty float x\nproperty float y\nproperty float z\n"
+    b"element face 1\nproperty list uchar int vertex_indices\nproperty uchar red\nend_header\n"
+)
+CORNERS = {"POSITION": [[0, 0, 0], [1, 0, 0], [0, 1, 0]], "TEXCOORD_0": [[0, 0], [1, 0], [0, 1]]}
+
+
+def triangles_glb(materials: list[dict], *primitives: dict, picture: list | None = None) -> bytes:
+    """A GLB of one-triangle primitives: rows for each attribute, and a material; with one picture, [H, W, 3]."""
+    views, accessors, parts, binary = [], [], [], b""
+    for primitive in primitives:
+        attributes = {}
+        for name, rows in {**CORNERS, **primitive}.items():
+            if name == "material":
+                continue
+            attributes[name] = len(accessors)
+            data = np.array(rows, "<f4").tobytes()
+            kind = f"VEC{len(rows[0])}"
+            accessors.append({"bufferView": len(views), "componentType": 5126, "count": len(rows), "type": kind})
+            views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(data)})
+            binary += data
+        own = {"material": primitive["material"]} if "material" in primitive else {}
+        parts.append({"attributes": attributes, **own})
+    document = {"asset": {"version": "2.0"}, "nodes": [{"mesh": 0}], "meshes": [{"primitives": parts}]}
+    document |= {"accessors": accessors, "materials": materials}
+    if picture is not None:
+        stream = io.BytesIO()
+        Image.fromarray(np.uint8(picture)).save(stream, "PNG")
+        views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(stream.getvalue())})
+        binary += stream.getvalue()
+        document |= {"images": [{"bufferView": len(views) - 1}], "textures": [{"source": 0}]}
+    return glb(document | {"bufferViews": views, "buffers": [{"byteLength": len(binary)}]}, binary)
+
+
+def surface(texture: dict | None = None, factor: tuple[float, ...] = (1, 1, 1, 1)) -> dict:
+    own = {} if texture is None else {"baseColorTexture": {"index": 0, **texture}}
+    return {"pbrMetallicRoughness": {"baseColorFactor": list(factor), **own}}
+
+
+def seen(mesh: Mesh, face: int = 0, weights: tuple[float, float] = (0.25, 0.25)) -> list[int]:
+    """The colour at a point of a face."""
+    return albedo(mesh, np.array([face], np.int32), np.array([weights]))[0].round().astype(int).tolist()
+
+
+def test_glb_multiplies_the_picture_the_factor_and_the_colours_of_vertices():
+    """As light: 188 in sRGB is half of it, 137 or, by way of bytes, 138 a quarter."""
+    half = [[0.5, 1, 1]] * 3
+    grey = [[[255, 255, 188]]]
+    red, textured = surface({}, (1, 0, 0, 1)), surface({})
+
+    def color(material: dict, picture: list | None = None, **attributes: list) -> list[int]:
+        return seen(decode(triangles_glb([material], {"material": 0, **attributes}, picture=picture), "glb"))
+
+    assert color(red, [[[255, 255, 255]]]) == [255, 0, 0]
+    assert color(surface({}, (0.5, 0.5, 0.5, 1)), grey) == [188, 188, 137]
+    assert color(textured, grey, COLOR_0=half) == [188, 255, 188]
+    assert color(surface({}, (0.5, 1, 0, 1)), grey, COLOR_0=half) == [138, 255, 0]
+    assert color(surface(None, (0.5, 1, 0, 1)), COLOR_0=half) == [137, 255, 0]
+    assert color(textured, grey) == [255, 255, 188]
+
+
+def test_colours_of_vertices_on_some_parts_of_a_glb_stay_on_these():
+    materials = [surface(None, (0, 0, 1, 1)), surface({}, (1, 0, 0, 1))]
+    coloured = {"COLOR_0": [[0, 1, 0]] * 3}
+    parts = [coloured, {"material": 0}, {"material": 1}, {"material": 0, "COLOR_0": [[1, 1, 1]] * 3}, {}]
+    mesh = decode(triangles_glb(materials, *parts, picture=[[[255, 255, 255]]]), "glb")
+
+    colors = [seen(mesh, face) for face in range(5)]
+    assert colors == [[0, 255, 0], [0, 0, 255], [255, 0, 0], [0, 0, 255], [178, 178, 178]]
+
+
+@pytest.mark.parametrize(
+    ("transform", "corners"),
+    [
+        ({"offset": [0.25, 0.5]}, [[0.25, 0.5], [1.25, 0.5], [0.25, 1.5]]),
+        ({"scale": [2, 3]}, [[0, 0], [2, 0], [0, 3]]),
+        ({"rotation": np.pi / 2}, [[0, 0], [0, -1], [1, 0]]),
+        ({"offset": [1, 1], "rotation": np.pi / 2, "scale": [2, 3]}, [[1, 1], [1, -1], [4, 1]]),
+        ({"texCoord": 1}, [[5, 5], [6, 5], [5, 6]]),
+        ({}, [[0, 0], [1, 0], [0, 1]]),
+    ],
+    ids=["shifted", "scaled", "turned", "all three", "another set", "nothing"],
+)
+def test_a_texture_lies_where_khr_texture_transform_puts_it(transform, corners):
+    """The picture turns clockwise as its coordinates turn counter-clockwise, v downward."""
+    material = surface({"extensions": {"KHR_texture_transform": transform}})
+    part = {"material": 0, "TEXCOORD_1": [[5, 5], [6, 5], [5, 6]]}
+    mesh = decode(triangles_glb([material], part, picture=[[[255, 255, 255]]]), "glb")
+
+    np.testing.assert_allclose(mesh.uv[0] * [1, -1] + [0, 1], corners, atol=1e-6)
+
+
+def test_a_texture_names_the_set_of_coordinates_that_it_lies_by():
+    part = {"material": 0, "TEXCOORD_1": [[5, 5], [6, 5], [5, 6]]}
+    mesh = decode(triangles_glb([surface({"texCoord": 1})], part, picture=[[[255, 255, 255]]]), "glb")
+
+    assert mesh.uv[0, :, 0].tolist() == [5, 6, 5]
+
+
 BAD = {
     "a file with no bytes": (b"", "obj", "no bytes"),
     "an OBJ cut in a vertex": (TETRAHEDRON[:20], "obj", "line 3: a vertex has three numbers"),
@@ -203,6 +417,14 @@ BAD = {
     "an OFF with fewer vertices than it says": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n", "off", "cut short"),
     "an STL with fewer triangles than it says": (bytes(80) + struct.pack("<I", 9) + bytes(50), "stl", "cut short"),
     "a GLB that is something else": (b"{}" + bytes(30), "glb", "starts with 'glTF'"),
+    "a GLB whose scene is a list": (glb([1, 2]), "glb", "an object of names"),
+    "a GLB with too few colours": (triangles_glb([], {"COLOR_0": [[1, 1, 1]]}), "glb", "3 vertices, but 1 colours"),
+    "a GLB without a value": (glb({"asset": {}, "nodes": None}), "glb", "another kind than glTF has there"),
+    "a format that nobody reads": (TETRAHEDRON, "fbx", "OBJ, PLY, OFF, STL or GLB file, but its name ends in .fbx"),
+    "a name without an ending": (TETRAHEDRON, "", "OBJ, PLY, OFF, STL or GLB file, but its name has no ending"),
+    "a PLY that names more than any memory holds": (PLY % 99999999999, "ply", "cut short"),
+    "a PLY with a list of fewer than none": (PLY % 3 + b"0 0 0 1 0 0 0 1 0 -9 0 1 7", "ply", "cut short"),
+    "a PLY with a list of no number": (PLY % 3 + b"0 0 0 1 0 0 0 1 0 nan 0 1 7", "ply", "it breaks the rules of PLY"),
 }
 
 
@@ -233,6 +455,29 @@ def test_what_cannot_be_read_says_why(case):
 
     with pytest.raises(Unreadable, match=reason):
         decode(data, kind)
+
+
+def test_a_picture_that_is_none_is_named():
+    files = {"a.mtl": b"newmtl a\nmap_Kd a.png\n", "a.png": b"no picture"}
+
+    with pytest.raises(Unreadable, match="its picture a.png is damaged"):
+        decode(b"mtllib a.mtl\nusemtl a\n" + TETRAHEDRON, "obj", files.get)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), TypeError("no")])
+def test_whatever_a_reader_stumbles_over_is_the_fault_of_the_file(monkeypatch, error):
+    def stumble(*_: object) -> Mesh:
+        raise error
+
+    monkeypatch.setitem(READERS, "obj", stumble)
+
+    with pytest.raises(Unreadable, match="it is damaged"):
+        decode(TETRAHEDRON, "obj")
+
+
+def test_a_number_too_great_is_refused_without_a_word_from_numpy():
+    with warnings.catch_warnings(action="error"), pytest.raises(Unreadable, match="not finite"):
+        decode(b"OFF\n3 1 0\n0 0 0\n1e99 0 0\n0 1 0\n3 0 1 2\n", "off")
 
 
 def test_the_fast_look_at_a_mesh_passes_nothing_that_the_slow_one_does_not():

@@ -134,6 +134,37 @@ def test_a_file_is_asked_about_and_drawn(made, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_goes_to_the_working_folder_and_replaces_only_another_answer(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shapes = tmp_path / "shapes"
+    shapes.mkdir()
+    (shapes / "a.png").write_bytes(b"a texture")
+    (shapes / "a.obj").write_bytes((made.shapes / "flat" / "0.obj").read_bytes())
+    for _ in range(2):
+        assert told("predict", f"models:/{NAME}@champion", "shapes/a.obj")["picture"] == "a.obj.answer.png"
+
+    assert [path.name for path in shapes.iterdir() if path.suffix == ".png"] == ["a.png"]
+    assert (shapes / "a.png").read_bytes() == b"a texture"
+    for kind, start in (("svg", b"<?xml"), ("pdf", b"%PDF")):
+        for _ in range(2):
+            told("predict", f"models:/{NAME}@champion", "shapes/a.obj", "--out", f"a.{kind}")
+        assert (tmp_path / f"a.{kind}").read_bytes().startswith(start)
+
+
+def test_a_shape_that_its_representation_refuses_ends_in_one_line(made, tmp_path, monkeypatch):
+    """A voxel grid takes a line of points; points on its surface have nowhere to be."""
+    from components.representations.points import Points
+    from pipelines.engine import asking
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "line.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")
+    monkeypatch.setattr(asking, "registered", lambda uri: (None, (Points(), None), None))
+    result = rayfield("predict", f"models:/{NAME}@champion", "line.obj")
+
+    assert result.exit_code == 1
+    assert "line.obj cannot be used: some face must have an area, but none of 1 has" in result.stderr
+
+
 # A whole source
 
 

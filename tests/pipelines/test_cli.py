@@ -538,6 +538,62 @@ def test_a_file_that_cannot_be_used_is_asked_about_in_vain(tmp_path, text, reaso
     assert re.search(reason, said(result))
 
 
+def test_a_shape_in_another_format_is_told_which_ones_are_read(tmp_path):
+    for name, said_of_it in (("chair.fbx", "its name ends in .fbx"), ("chair", "its name has no ending")):
+        (tmp_path / name).write_text("FBX")
+        result = rayfield("predict", "models:/nobody@champion", str(tmp_path / name))
+
+        assert result.exit_code == 1
+        assert f"an OBJ, PLY, OFF, STL or GLB file, but {said_of_it}" in said(result)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("o.xyz", "--out is a .png, .svg, .pdf file, but got o.xyz. Pass o.png."),
+        ("here", "--out is the picture itself, but here is a folder. Pass here/answer.png."),
+        ("/proc/x/o.png", "--out is a file that can be made, but /proc/x/o.png cannot: no such file or directory."),
+        ("chair.obj/o.png", "--out is a file that can be made, but chair.obj/o.png cannot: not a directory."),
+        ("chair.png", "--out never replaces what is no answer, but chair.png is there. Pass another --out."),
+        (f"{'x' * 300}.png", "cannot: file name too long."),
+    ],
+    ids=["format", "folder", "nowhere", "in a file", "a texture", "too long"],
+)
+def test_a_picture_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp_path, monkeypatch, out, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "chair.png").write_bytes(b"a texture")
+    (tmp_path / "chair.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    result = rayfield("predict", "models:/nobody@champion", "chair.obj", "--out", out)
+
+    assert result.exit_code == 2
+    assert message in said(result)
+    assert (tmp_path / "chair.png").read_bytes() == b"a texture"
+
+
+def test_a_shape_that_its_representation_refuses_has_its_words_for_a_reason(tmp_path):
+    from components.representations.points import Points
+    from components.sources.folder import Folder
+    from pipelines.engine.asking import answers
+
+    (tmp_path / "line").mkdir()
+    (tmp_path / "line" / "a.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")
+    source = Folder(root=str(tmp_path))
+    (row,) = answers(source.rows(), source, None, Points(), None)
+
+    assert row["reason"] == "some face must have an area, but none of 1 has: leave this mesh out"
+
+
+@pytest.mark.parametrize("out", ["here", "/proc/x/answers.parquet"])
+def test_a_table_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    result = rayfield("predict", "models:/nobody@champion", "--source", "furniture", "--out", out)
+
+    assert result.exit_code == 2
+    assert "--out is" in said(result)
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [(errno.ENOSPC, "is full"), (errno.EACCES, "must be writable, but Permission denied")],

@@ -140,6 +140,15 @@ def test_a_texture_wins_and_lies_the_right_way_up():
     assert_array_equal(row["color"][lines[-3], column], [0, 255, 0])
 
 
+def test_a_texture_of_a_tinted_mesh_is_seen_through_the_colors_of_its_vertices():
+    """As light: half of it is 188 in sRGB, not 128, and a quarter is 138."""
+    picture = np.full((1, 1, 3), [255, 255, 188], np.uint8)
+    fields = {"uv": UV, "textures": (picture,), "vertex_colors": np.full((4, 3), [255, 188, 188], np.uint8)}
+
+    assert_array_equal(np.unique(colors(square(**fields, tinted=True)), axis=0), [[255, 188, 138]])
+    assert_array_equal(np.unique(colors(square(**fields)), axis=0), [[255, 255, 188]])
+
+
 def test_a_texture_repeats_and_is_blended_between_texels():
     picture = np.zeros((1, 4, 3), np.uint8)
     picture[0, 1] = 100

@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +88,63 @@ def test_a_file_with_no_bytes_is_listed_and_cannot_be_opened(root):
         source.open(asset)
 
 
+def test_a_file_that_may_not_be_read_is_listed_and_says_why_when_it_is_opened(root, monkeypatch):
+    """Root may read everything, so the error is made up."""
+    locked = root / "chair" / "deep inside" / "no 1.OBJ"
+    read = Path.read_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: refuse(path) if path == locked else read(path))
+        source = Folder(root=str(root))
+        before = {asset.id: asset for asset in source.rows()}
+        asset = before["chair/deep inside/no 1.OBJ"]
+
+        assert len(before) == 10
+        with pytest.raises(Unreadable, match="cannot be read: Permission denied"):
+            source.open(asset)
+    after = {row.id: row for row in source.rows()}
+
+    assert [name for name in after if after[name].digest != before[name].digest] == [asset.id]
+
+
+def refuse(path):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.mark.parametrize("name", [b"x" * 300 + b".mtl", b"a\0b.mtl"], ids=["too long", "with a zero"])
+def test_a_library_whose_name_no_file_can_have_is_none(root, name):
+    (root / "chair" / "odd.obj").write_bytes(b"mtllib " + name + b"\n" + TRIANGLE)
+    source = Folder(root=str(root))
+    asset = next(a for a in source.rows() if a.id == "chair/odd.obj")
+
+    assert source.open(asset).faces.tolist() == [[0, 1, 2]]
+
+
+def test_links_to_folders_are_followed_and_those_in_a_ring_are_not(root, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / "a.obj").write_bytes(TRIANGLE)
+    before = len(Folder(root=str(root)).rows())
+    (root / "linked").symlink_to(elsewhere)
+    for place, target in (("deep/up", ".."), ("deep/self", "self"), ("over", root), ("above", root.parent)):
+        (elsewhere / place).symlink_to(target, target_is_directory=True)
+    source = Folder(root=str(root))
+    found = {asset.id: asset for asset in source.rows()}
+
+    assert len(found) == before + 1
+    assert found["linked/deep/a.obj"].label == "linked"
+    assert source.open(found["linked/deep/a.obj"]).faces.tolist() == [[0, 1, 2]]
+    assert root / "linked" / "deep" / "a.obj" in set(source.watch())
+
+
+def test_two_folders_that_lead_to_each_other_are_walked_once_each_way(tmp_path):
+    for one, other in (("a", "b"), ("b", "a")):
+        (tmp_path / one).mkdir()
+        (tmp_path / one / "x.obj").write_bytes(TRIANGLE)
+        (tmp_path / one / "on").symlink_to(tmp_path / other)
+
+    assert set(folder.shapes(str(tmp_path))) == {"a/x.obj", "a/on/x.obj", "b/x.obj", "b/on/x.obj"}
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match="nowhere' does not exist"):
         Folder(root=str(tmp_path / "nowhere")).rows()
@@ -105,7 +164,7 @@ def test_a_folder_without_shapes_says_which_it_reads(tmp_path):
         Folder(root=str(tmp_path)).rows()
 
 
-OBJ = b" mtllib my paint.mtl\nmtllib sub\\more.mtl\nusemtl a\n" + TRIANGLE
+OBJ = b" mtllib my paint.mtl\nmtllib sub\\more.mtl\nmtllib one.mtl\ttwo.mtl\nusemtl a\n" + TRIANGLE
 LIBRARY = b"newmtl a\n  map_Kd -s 1 1 1 -clamp on my picture.png\nmap_Kd pictures\\b.png\n"
 
 
@@ -116,7 +175,9 @@ def glb_that_names(*files: str) -> bytes:
     return struct.pack("<III", 0x46546C67, 2, 12 + len(chunk)) + chunk
 
 
-@pytest.mark.parametrize("file", ["my paint.mtl", "sub/more.mtl", "my picture.png", "pictures/b.png", "a b.png"])
+@pytest.mark.parametrize(
+    "file", ["my paint.mtl", "sub/more.mtl", "two.mtl", "my picture.png", "pictures/b.png", "a b.png"]
+)
 def test_one_byte_of_any_file_that_a_shape_names_is_a_new_digest(root, file):
     chair = root / "chair"
     (chair / "named.obj").write_bytes(OBJ)
@@ -143,9 +204,9 @@ def test_the_files_that_are_listed_are_those_that_the_decoder_opens(tmp_path):
 
     def resolve(name: str) -> bytes | None:
         asked.append(name)
-        return LIBRARY if name.endswith(".mtl") else None
+        return LIBRARY if name.endswith(".mtl") and "\t" not in name else None
 
     decode(OBJ, "obj", resolve)
 
     assert set(named(OBJ, "obj", resolve)) == set(asked)
-    assert len(set(asked)) == 4
+    assert len(set(asked)) == 7
