@@ -347,6 +347,7 @@ def _spec(name: str) -> ModuleSpec | None:
         return None
 
 
+@cache
 def is_brought(path: str) -> bool:
     """Whether a file came with Python or with an installed package: it changes with a version only."""
     return bool({"site-packages", "dist-packages"} & {*Path(path).parts}) or path.startswith(_pythons())
@@ -358,10 +359,10 @@ def _pythons() -> tuple[str, ...]:
 
 
 def found_now(name: str) -> str:
-    """What an import of this name finds here and now: an installed file, or sources as they are stamped."""
+    """What an import of this name finds here and now: something installed, or sources as they are stamped."""
     spec = _spec(name)
     if spec is not None and spec.origin and is_brought(spec.origin):
-        return spec.origin
+        return "installed"
     return repr([(str(file), *_stamp(file)[:2]) for _, file in _sources(name)])
 
 
