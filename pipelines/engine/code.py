@@ -266,6 +266,28 @@ def closure(names: Iterable[str]) -> list[Module]:
     return [found[name] for name in sorted(found)]
 
 
+def beside(path: Path) -> list[tuple[str, Path]]:
+    """A file and all that it imports of its own folder, by their names there: what goes along where the file goes."""
+    found: dict[str, Path] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        name = file.relative_to(path.parent).as_posix()
+        if name not in found:
+            found[name] = file
+            words = _read(file.read_bytes(), name).names - {""}
+            waiting += [near for word in words for near in _near(path.parent, word)]
+    return sorted(found.items())
+
+
+def _near(folder: Path, name: str) -> Iterator[Path]:
+    """The files of a folder that an import of this name runs: a package's own come before its module's."""
+    parts = name.split(".")
+    for n in range(1, len(parts) + 1):
+        base = folder.joinpath(*parts[:n])
+        yield from filter(Path.is_file, (base.parent / f"{base.name}.py", base / "__init__.py"))
+
+
 def is_engine(name: str) -> bool:
     """Files of the engine are in no key: they decide when a step runs, not what it makes."""
     return name == "pipelines" or name.startswith("pipelines.engine")
