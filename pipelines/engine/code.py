@@ -8,18 +8,25 @@ mended without anything running again. A closure is a module and every project m
 import ast
 import hashlib
 import importlib.util
+import json
 import os
+import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from components.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "constraints.txt"
+SEEKERS = frozenset(
+    f"components/{file}.py" for file in ("family", "plain", "resource", "source", "steps/card", "steps/upload")
+)
+"""files that look for what their callers name: it is in the callers' keys, or it is all of components/"""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class Module:
     """top names of everything else that is not Python's own"""
     resources: tuple[str, ...]
     """data files that it asks `resource()` for"""
+    absent: tuple[str, ...]
+    """names that would be project modules, had they a file: with one they are imported"""
+    hidden: tuple[str, ...]
+    """what it uses that no key could hold, in words"""
     definitions: Mapping[str, str]
     """what it defines -> digest: functions, methods, constants; `rayfield explain` compares these"""
 
@@ -49,16 +60,22 @@ class Text:
     beside: frozenset[str]
     """files that it names as text: "served.py" """
     resources: frozenset[str]
+    hidden: tuple[str, ...]
     definitions: Mapping[str, str]
 
 
 def path_of(name: str) -> Path | None:
     """The file of a project module; None if there is none of that name."""
-    base = ROOT.joinpath(*name.split("."))
-    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+    for candidate in paths_of(name):
         if candidate.is_file():
             return candidate
     return None
+
+
+def paths_of(name: str) -> tuple[Path, Path]:
+    """Where the file of a project module of this name may be."""
+    base = ROOT.joinpath(*name.split("."))
+    return base.parent / f"{base.name}.py", base / "__init__.py"
 
 
 @cache
@@ -74,11 +91,14 @@ def _read(data: bytes, path: str) -> Text:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
             texts.add(node.value)
     resources = frozenset(_resources(tree, path))
+    names |= set(_by_name(tree, path))
+    hidden = () if path in SEEKERS else (*_unnamed(tree, path), *_beside(tree, path))
     said = list(_definitions(_without_words(tree)))
     parts: dict[str, str] = {}
     for name, text in said:
         parts[name] = _digest(parts.get(name, "") + text)
-    return Text(_digest("\n".join(text for _, text in said)), frozenset(names), frozenset(texts), resources, parts)
+    whole = _digest("\n".join(text for _, text in said))
+    return Text(whole, frozenset(names), frozenset(texts), resources, hidden, parts)
 
 
 def _digest(text: str) -> str:
@@ -98,6 +118,58 @@ def _resources(tree: ast.AST, path: str) -> Iterator[str]:
                     f"{path} has {ast.unparse(node)}. Write the name there."
                 )
             yield str(named[0].value)
+
+
+def _imports_by_name(tree: ast.AST) -> Iterator[ast.Call]:
+    """The calls of `import_module` and `__import__`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
+            yield node
+
+
+def _called(node: ast.Call) -> str:
+    return getattr(node.func, "id", getattr(node.func, "attr", ""))
+
+
+def _quoted(node: ast.Call) -> str:
+    """The first argument, if it is text in quotes; else nothing."""
+    first = node.args[0] if node.args else None
+    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
+
+
+def _by_name(tree: ast.AST, path: str) -> Iterator[str]:
+    """The modules that are imported by a name in quotes; one with dots before it is taken from the file's folder."""
+    for node in _imports_by_name(tree):
+        name = _quoted(node)
+        level = len(name) - len(name.lstrip("."))
+        yield _absolute(ast.ImportFrom(name[level:] or None, [], level), path)
+
+
+def _unnamed(tree: ast.AST, path: str) -> Iterator[str]:
+    for node in _imports_by_name(tree):
+        if not _quoted(node):
+            yield (
+                "An import takes a name in quotes, for a key holds the module's code, but "
+                f"line {node.lineno} of {path} has {ast.unparse(node)}. Write the name there."
+            )
+
+
+def _beside(tree: ast.AST, path: str) -> Iterator[str]:
+    """What is read by the place of the file; a module that is named beside it is followed."""
+    followed = {id(inner) for node in ast.walk(tree) if _names_module(node) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Name | ast.Attribute) or id(node) in followed:
+            continue
+        if "__file__" in (getattr(node, "id", ""), getattr(node, "attr", "")):
+            yield (
+                f"A data file is asked for by its name, for a key holds its bytes, but line {node.lineno} of {path} "
+                'has __file__. Move the file to components/sources/data, and write resource("NAME").'
+            )
+
+
+def _names_module(node: ast.AST) -> bool:
+    """Whether this is `Path(__file__).with_name("module.py")`."""
+    return isinstance(node, ast.Call) and _called(node) == "with_name" and _quoted(node).endswith(".py")
 
 
 def _definitions(tree: ast.Module) -> Iterator[tuple[str, str]]:
@@ -156,8 +228,9 @@ def module(name: str, path: Path | None = None) -> Module:
         raise FileNotFoundError(f"no project module {name}")
     text = _read(path.read_bytes(), str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
     near = {f"{name.rpartition('.')[0]}.{file.removesuffix('.py')}" for file in text.beside if file.count(".") == 1}
+    named = (text.names | near) - {""}
     folders = {".".join(word.split(".")[:n]) for word in {name, *text.names} for n in range(1, word.count(".") + 1)}
-    own = {word for word in text.names | near | folders if path_of(word)}
+    own = {word for word in named | folders if path_of(word)}
     # a name under a project's module is something that this module defines
     tops = {word.split(".")[0] for word in text.names - own} - {word.split(".")[0] for word in own}
     outside = sorted(tops - _standard() - {""})
@@ -168,6 +241,8 @@ def module(name: str, path: Path | None = None) -> Module:
         tuple(sorted(own - {name})),
         tuple(outside),
         tuple(sorted(text.resources)),
+        tuple(sorted(word for word in named - own if paths_of(word)[0].parent.is_dir())),
+        text.hidden,
         text.definitions,
     )
 
@@ -191,6 +266,28 @@ def closure(names: Iterable[str]) -> list[Module]:
     return [found[name] for name in sorted(found)]
 
 
+def beside(path: Path) -> list[tuple[str, Path]]:
+    """A file and all that it imports of its own folder, by their names there: what goes along where the file goes."""
+    found: dict[str, Path] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        name = file.relative_to(path.parent).as_posix()
+        if name not in found:
+            found[name] = file
+            words = _read(file.read_bytes(), name).names - {""}
+            waiting += [near for word in words for near in _near(path.parent, word)]
+    return sorted(found.items())
+
+
+def _near(folder: Path, name: str) -> Iterator[Path]:
+    """The files of a folder that an import of this name runs: a package's own come before its module's."""
+    parts = name.split(".")
+    for n in range(1, len(parts) + 1):
+        base = folder.joinpath(*parts[:n])
+        yield from filter(Path.is_file, (base.parent / f"{base.name}.py", base / "__init__.py"))
+
+
 def is_engine(name: str) -> bool:
     """Files of the engine are in no key: they decide when a step runs, not what it makes."""
     return name == "pipelines" or name.startswith("pipelines.engine")
@@ -199,6 +296,8 @@ def is_engine(name: str) -> bool:
 def dependencies(names: Iterable[str]) -> dict[str, str]:
     """What a key holds of code: module -> digest, "package numpy" -> version, "data furniture.bin" -> digest."""
     modules = [m for m in closure(names) if not is_engine(m.name)]
+    for problem in (words for m in modules for words in m.hidden):
+        raise UsageError(problem)
     said = {m.name: m.digest for m in modules}
     said |= {f"package {p}": v for p, v in _versions(tuple(sorted({p for m in modules for p in m.packages}))).items()}
     said |= {f"data {r}": data_digest(r) for m in modules for r in m.resources}
@@ -217,8 +316,15 @@ def _versions(imported: tuple[str, ...]) -> dict[str, str]:
     for name in imported:
         for package in _packages().get(name) or [name]:
             normal = package.lower().replace("_", "-")
-            found[normal] = (_installed(package) or locked().get(normal) or _unpackaged(name)).partition("+")[0]
+            version = _installed(package) if _is_settled(package, name) else ""
+            found[normal] = (version or _of_sources(name) or locked().get(normal, "missing")).partition("+")[0]
     return dict(sorted(found.items()))
+
+
+def forget() -> None:
+    """Looks for packages anew."""
+    _versions.cache_clear()
+    importlib.invalidate_caches()
 
 
 @cache
@@ -241,14 +347,62 @@ def locked() -> dict[str, str]:
     return {name.strip().lower().replace("_", "-"): version.strip() for name, _, version in pairs if version}
 
 
-def _unpackaged(name: str) -> str:
-    """What stands for the version of a module that no package brought: a digest of its source."""
-    found = importlib.util.find_spec(name)
-    if found is None or not found.origin:
-        return "missing"
-    path = Path(found.origin)
-    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    return _digest("".join(_file_digest(str(file), _stamp(file)) for file in files))
+def _is_settled(package: str, name: str) -> bool:
+    """Whether a package's version says what its code is: not so if it was installed to be edited."""
+    try:
+        installed = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return True
+    if json.loads(installed.read_text("direct_url.json") or "{}").get("dir_info", {}).get("editable"):
+        return False
+    spec, folder = _spec(name), Path(str(installed.locate_file("")))
+    if spec is None or not spec.has_location or is_brought(str(spec.origin)):
+        return True  # a namespace of several packages, or where installers put things
+    # beside a folder x.dist-info what it describes was installed; beside an x.egg-info lie the sources themselves
+    return Path(str(spec.origin)).is_relative_to(folder) and installed.read_text("METADATA") is not None
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # a module that was made by hand
+        return None
+
+
+@cache
+def is_brought(path: str) -> bool:
+    """Whether a file came with Python or with an installed package: it changes with a version only."""
+    return bool({"site-packages", "dist-packages"} & {*Path(path).parts}) or path.startswith(_pythons())
+
+
+@cache
+def _pythons() -> tuple[str, ...]:
+    return tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+
+
+def found_now(name: str) -> str:
+    """What an import of this name finds here and now: something installed, or sources as they are stamped."""
+    spec = _spec(name)
+    if spec is not None and spec.origin and is_brought(spec.origin):
+        return "installed"
+    return repr([(str(file), *_stamp(file)[:2]) for _, file in _sources(name)])
+
+
+def _sources(name: str) -> list[tuple[str, Path]]:
+    """The source files of a module that may be edited, with their names in it."""
+    spec = _spec(name)
+    folders = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
+    files = [(file.relative_to(folder).as_posix(), file) for folder in folders for file in folder.rglob("*.py")]
+    alone = [Path(spec.origin)] if spec and spec.has_location and spec.origin and not folders else []
+    return sorted([*files, *((file.name, file) for file in alone if file.is_file())])
+
+
+def _of_sources(name: str) -> str:
+    """What stands for the version of a module that no package brought: a digest of its sources."""
+    files = [(inner, file) for inner, file in _sources(name) if not is_brought(str(file))]
+    return (
+        _digest("".join(f"{inner} {_file_digest(str(file), _stamp(file))}\n" for inner, file in files)) if files else ""
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

@@ -49,6 +49,8 @@ class Graph:
     def add(self, step: Step, arguments: Mapping[str, Any]) -> Any:
         """Draws a call; two calls with one key are one node."""
         _check_place(step)
+        given = {name: in_plan(value) for name, value in arguments.items()}
+        _check_classes(given)
         modules = {step.module} | modules_of(arguments)
         counted = {name: in_key(value) for name, value in arguments.items() if name not in step.aside}
         made_of = ingredients(modules, counted, self.seed)
@@ -63,7 +65,7 @@ class Graph:
                 key=key,
                 step=step_name,
                 title=title_of(step, arguments, self.nodes),
-                parameters={name: in_plan(value) for name, value in arguments.items()},
+                parameters=given,
                 needs=tuple(sorted({handle.key for handle in handles(arguments)})),
                 ingredients=made_of,
                 modules=tuple(sorted(modules)),
@@ -119,6 +121,25 @@ def _check_place(step: Step) -> None:
         raise UsageError(
             f"A step lives in components/steps, but {step.name} is defined in {step.module}. Move it to a file there."
         )
+
+
+def _check_classes(given: Any) -> None:
+    """Refuses what a step's own process could not make again: it knows the classes of components/ alone."""
+    for name in _classes(given):
+        module, _, kind = name.partition(":")
+        if path_of(module) is None or module.startswith("pipelines."):
+            raise UsageError(
+                f"A step is given things of components/, but {kind} is defined in {module}. Move it to a file there."
+            )
+
+
+def _classes(given: Any) -> Iterator[str]:
+    """The names of the classes in plain data."""
+    if isinstance(given, Mapping):
+        yield from [given["@"]] if "@" in given else []
+        given = list(given.values())
+    for inner in given if isinstance(given, list) else ():
+        yield from _classes(inner)
 
 
 def _all_met(settings: Mapping[str, Mapping[str, str]], met: set[tuple[str, str]]) -> None:

@@ -14,6 +14,7 @@ from components.errors import DataError
 from components.plain import canonical, encode, name_of
 from components.source import Asset, Only, Source, digest_of
 from components.step import Handle, HandleError
+from pipelines.engine import code
 from pipelines.engine.code import closure, dependencies, is_engine
 from pipelines.engine.kinds import FAMILY, is_a
 
@@ -28,6 +29,7 @@ def forget() -> None:
     """Reads code and listings anew."""
     for held in (_code, _assets, _parts):
         held.clear()  # type: ignore[attr-defined]
+    code.forget()
 
 
 def digest(value: Any) -> str:

@@ -5,15 +5,19 @@ What a pipeline is: a function marked `@pipeline`, and what can be read of it wi
 import ast
 import importlib.util
 import inspect
+import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from components.errors import UsageError, nearest
-from pipelines.engine.code import ROOT
+from pipelines.engine.code import ROOT, is_brought, path_of
 from pipelines.engine.kinds import FAMILY, is_kind
 
 
@@ -78,13 +82,14 @@ def sketch(path: Path) -> Sketch:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and any(getattr(d, "id", "") == "pipeline" for d in node.decorator_list):
             doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""
-            return Sketch(path.stem, path, doc.strip(), tuple(_parameters(node)))
+            return Sketch(path.stem, path, doc.strip(), tuple(_parameters(node, path)))
     raise UsageError(f"{path} has no @pipeline: mark the function that draws it.")
 
 
-def _parameters(node: ast.FunctionDef) -> list[Parameter]:
+def _parameters(node: ast.FunctionDef, path: Path) -> list[Parameter]:
     arguments = [*node.args.args, *node.args.kwonlyargs]
     defaults = [None] * (len(node.args.args) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
+    _all_named(node, path)
     help_ = _help(ast.get_docstring(node) or "")
     return [
         Parameter(
@@ -95,6 +100,16 @@ def _parameters(node: ast.FunctionDef) -> list[Parameter]:
         )
         for a, d in zip(arguments, defaults, strict=True)
     ]
+
+
+def _all_named(node: ast.FunctionDef, path: Path) -> None:
+    """Refuses parameters that no option can name."""
+    nameless = [*node.args.posonlyargs, *filter(None, (node.args.vararg, node.args.kwarg))]
+    if nameless:
+        raise UsageError(
+            f"Each parameter of a pipeline is an option by its name, but line {nameless[0].lineno} of {path} has "
+            f"{nameless[0].arg!r}, which has none. Write it without '/' and without '*'."
+        )
 
 
 def _written(default: ast.expr) -> str:
@@ -115,16 +130,57 @@ def load(path: Path) -> Callable[..., None]:
     """The pipeline itself, imported."""
     inside = path.is_relative_to(ROOT / "pipelines")
     name = f"pipelines.{path.stem}" if inside else f"rayfield_{path.stem}"
-    if inside:
-        module = importlib.import_module(name)
-    else:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
+    with beside(path):
+        module = importlib.import_module(name) if inside else _own_module(name, path)
     own = [v for v in vars(module).values() if getattr(v, "is_pipeline", False) and v.__module__ == name]
     return own[0]
+
+
+def _own_module(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[None]:
+    """Meanwhile what lies beside a pipeline of one's own can be imported, as by `python PATH`."""
+    folder, before = str(path.parent), set(sys.modules)
+    joins = not path.is_relative_to(ROOT / "pipelines") and sys.path[:1] != [folder]
+    sys.path[:0] = [folder] * joins
+    try:
+        yield
+    except (ImportError, SyntaxError) as error:
+        raise _told(error) from None
+    finally:
+        if joins:
+            sys.path.remove(folder)
+            _leave(folder, before)
+
+
+def _leave(folder: str, before: set[str]) -> None:
+    """Another pipeline of this process may have modules of the same names beside it."""
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(folder + os.sep) and not is_brought(file) and path_of(name) is None:
+            del sys.modules[name]
+
+
+def _told(error: ImportError | SyntaxError) -> Exception:
+    """The mistake in one line, if it was made in a file of the user's."""
+    if isinstance(error, SyntaxError):
+        file, line, words = error.filename or "", error.lineno, f"is not Python: {error.msg}."
+    else:
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen importlib")
+        ]
+        file, line = frames[-1].filename, frames[-1].lineno
+        words = f"imports what is not there: {error}. Install it, or put it beside the pipeline or on PYTHONPATH."
+    ours = file.startswith(f"{ROOT / 'pipelines' / 'engine'}{os.sep}")
+    return error if ours or is_brought(file) else UsageError(f"{file}, line {line}, {words}")
 
 
 def _all_known(function: Callable[..., None], source: str, given: Mapping[str, str]) -> None:

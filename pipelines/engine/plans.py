@@ -1,21 +1,24 @@
 """
 Plans: a drawing with its keys, remembered so that a run with nothing to do imports nothing.
 
-plans/<digest of the command>.json holds the nodes, the project files that decided them, and the data files that the
-listings came from. While none of these has changed the plan is known.
+plans/<digest of the command>.json holds the nodes and what decided them: the project's files, the modules that lie
+beside the pipeline or on Python's path, the packages, the data files that the listings came from, and what the pipeline
+itself read while it drew. While none of these has changed the plan is known.
 """
 
 import hashlib
 import json
 import os
-import sysconfig
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.crash import point
-from pipelines.engine.code import LOCK, ROOT, Module, closure, data_path, is_engine
+from pipelines.engine.code import LOCK, ROOT, Module, closure, data_path, found_now, is_engine, module, path_of
+from pipelines.engine.pipeline import beside
+from pipelines.engine.reading import loaded, packages, reading, variables
 from pipelines.engine.store import Store
 
 if TYPE_CHECKING:  # an all-cached run draws nothing
@@ -23,8 +26,6 @@ if TYPE_CHECKING:  # an all-cached run draws nothing
 
 REFUSED = 3
 """the exit code of a gate that said no"""
-PACKAGES = sysconfig.get_path("purelib")
-"""a folder that changes when a package is installed"""
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,20 @@ def nodes(request: Request, store: Store) -> list[dict[str, Any]]:
 def remembered(request: Request, store: Store) -> list[dict[str, Any]] | None:
     """The remembered nodes, if nothing that decided them has changed."""
     held = store.load(f"plans/{request.digest()}.json")
-    if held is None or not all(_same(path, stamp) for path, stamp in held["files"].items()):
-        return None
-    if any(_stamp(path) != stamp for path, stamp in held["watch"].items()):
-        return None
-    return _unfolded(held)
+    with beside(request.pipeline):
+        return _unfolded(held) if held is not None and _holds(held) else None
+
+
+def _holds(held: Mapping[str, Any]) -> bool:
+    """Whether everything that decided a plan is as it was."""
+    return (
+        held.get("packages") == packages()  # a plan of before this was kept is drawn anew
+        and all(_same(path, stamp) for path, stamp in held["files"].items())
+        and all(_stamp(path) == stamp for path, stamp in held["watch"].items())
+        and all(path_of(name) is None for name in held["absent"])
+        and all(found_now(name) == found for name, found in held["found"].items())
+        and variables(held["variables"]) == held["variables"]
+    )
 
 
 def _unfolded(held: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -95,10 +105,12 @@ def _folded(found: Iterable["Node"]) -> dict[str, Any]:
     return {"nodes": nodes, "code": codes}
 
 
-def _same(path: str, stamp: list[Any]) -> bool:
+def _same(path: str, stamp: list[Any] | None) -> bool:
     """Whether a project file has the bytes that it had: by its stamp, and by its contents where that differs."""
-    size, time, digest = stamp
     full = ROOT / path
+    if stamp is None:
+        return not full.exists()
+    size, time, digest = stamp
     return _stamp(str(full)) == [size, time] or (full.exists() and _contents(full) == digest)
 
 
@@ -120,19 +132,25 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
     from pipelines.engine import pipeline
     from pipelines.engine.drawing import draw
 
-    function = pipeline.load(request.pipeline)
-    values = pipeline.values(function, request.texts, request.source)
-    graph = draw(function, values, request.settings)
-    modules = {name for node in graph.nodes.values() for name in node.modules}
-    given = [value for value in values.values() if isinstance(value, Source)]
-    watch = {path for source in [*given, *graph.sources.values()] for path in source.watch()}
-    # families and sources are found by name as well: no import of the pipeline shows those
-    read = closure([*_imports(request.pipeline), *modules, "pipelines.engine.drawing"])
-    held = {
-        "files": _files(request, read),
-        "watch": {str(p): _stamp(str(p)) for p in [*watch, PACKAGES]},
-        **_folded(graph.nodes.values()),
-    }
+    before = set(sys.modules)
+    with beside(request.pipeline):
+        with reading() as seen:
+            function = pipeline.load(request.pipeline)
+            values = pipeline.values(function, request.texts, request.source)
+            graph = draw(function, values, request.settings)
+        modules = {name for node in graph.nodes.values() for name in node.modules}
+        given = [value for value in values.values() if isinstance(value, Source)]
+        watch = {str(path) for source in [*given, *graph.sources.values()] for path in source.watch()} | seen.paths
+        own = module(request.pipeline.stem, request.pipeline)
+        # families and sources are found by name as well: no import of the pipeline shows those
+        read = closure([*own.imports, *modules, "pipelines.engine.drawing"])
+        held = {
+            "packages": packages(),
+            "watch": {path: _stamp(path) for path in sorted(watch)},
+            "variables": variables(seen.variables),
+            **_imported(request, [own, *read], loaded(before)),
+            **_folded(graph.nodes.values()),
+        }
     text = json.dumps(held)
     point("plans: drawn, not remembered")
     store.write(f"plans/{request.digest()}.json", text.encode())
@@ -149,16 +167,26 @@ def _list_definitions(read: Iterable[Module], store: Store) -> None:
             store.write(f"code/{one.digest}.json", json.dumps(one.definitions).encode())
 
 
-def _files(request: Request, read: Iterable[Module]) -> dict[str, list[Any]]:
-    """Every project file that the pipeline and its steps' parts import, their data files, and the locked versions."""
-    paths = {Path(m.path) for m in read} | {data_path(r) for m in read for r in m.resources} | {request.pipeline, LOCK}
-    return {os.path.relpath(p, ROOT): [*(_stamp(str(p)) or []), _contents(p)] for p in paths if p.exists()}
+def _imported(request: Request, read: Sequence[Module], more: Iterable[Path]) -> dict[str, Any]:
+    """What the imports of a drawing found, of the project and outside it, and what they did not find."""
+    known = {one.path for one in read}
+    texts = [*read, *(module(path.stem, path) for path in more if path.suffix == ".py" and str(path) not in known)]
+    outside = {name for one in texts if not is_engine(one.name) for name in one.packages}
+    return {
+        "files": _files(request, read, more),
+        "absent": sorted({name for one in texts for name in one.absent}),
+        "found": {name: found_now(name) for name in sorted(outside)},
+    }
 
 
-def _imports(path: Path) -> Iterable[str]:
-    from pipelines.engine.code import module
+def _files(request: Request, read: Iterable[Module], more: Iterable[Path]) -> dict[str, list[Any] | None]:
+    """Every file that the pipeline and its steps' parts import, their data files, and the locked versions."""
+    paths = {Path(m.path) for m in read} | {data_path(r) for m in read for r in m.resources}
+    return {os.path.relpath(p, ROOT): _whole_stamp(p) for p in {*paths, *more, request.pipeline, LOCK}}
 
-    return module(path.stem, path).imports
+
+def _whole_stamp(path: Path) -> list[Any] | None:
+    return [*(_stamp(str(path)) or []), _contents(path)] if path.exists() else None
 
 
 def verdict(manifests: Mapping[str, Mapping[str, Any] | None]) -> int:

@@ -23,7 +23,7 @@ from typing import Any
 from components.errors import RayfieldError, UsageError
 from components.files import tracking_uri
 from components.secrets import redact, redacted
-from pipelines.engine.code import ROOT
+from pipelines.engine.code import ROOT, beside
 from pipelines.engine.jobs import LIVE, Jobs, Unreachable
 from pipelines.engine.left import INTERRUPTED, end, hold
 from pipelines.engine.packing import pack
@@ -34,6 +34,8 @@ from pipelines.engine.store import Store
 
 PLACES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """what a job is told besides: where things are, never who may see them"""
+OWN = "own"
+"""the folder of the job in which a pipeline of one's own lies with what it imports from beside it"""
 PAUSE = 1.0  # seconds between looks at a run
 LATE = 5.0  # seconds without an answer after which a followed run's record is asked
 SILENT = 60.0  # seconds without an answer after which a cluster is given up
@@ -231,7 +233,7 @@ def _record(request: Request, nodes: Sequence[Mapping[str, Any]], store: Store, 
 def _hand_over(
     made: Submission, pipeline: Path, words: Sequence[str], jobs: Jobs, variables: Mapping[str, str]
 ) -> None:
-    extra = {} if pipeline.is_relative_to(ROOT) else {pipeline.name: pipeline}
+    extra = {} if pipeline.is_relative_to(ROOT) else {f"{OWN}/{name}": path for name, path in beside(pipeline)}
     with tempfile.TemporaryDirectory() as folder:
         package = pack(ROOT, Path(folder) / "project.zip", extra)
         jobs.submit(made.id, shlex.join(words), package, {**variables, "RAYFIELD_RUN": made.run})
@@ -240,7 +242,7 @@ def _hand_over(
 def _words(request: Request, here: bool) -> list[str]:
     """The command of the job: what was asked for here, in the project as it is unpacked there."""
     inside = request.pipeline.is_relative_to(ROOT)
-    name = str(request.pipeline.relative_to(ROOT)) if inside else request.pipeline.name
+    name = str(request.pipeline.relative_to(ROOT)) if inside else f"{OWN}/{request.pipeline.name}"
     own = [f"--{name}={value}" for name, value in request.texts.items()]
     own += [f"--{name}={_reachable(name, value, here)}" for name, value in request.source.items()]
     for family, fields in request.settings.items():

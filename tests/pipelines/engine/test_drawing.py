@@ -156,6 +156,20 @@ def test_a_step_of_a_file_that_no_worker_can_import_is_refused():
         draw(pipeline, {}, {})
 
 
+@pytest.mark.parametrize("place", ["rayfield_mine", "pipelines.mine"])
+def test_a_class_of_a_file_that_no_worker_makes_again_is_refused(place):
+    """Wherever it lies in what a step is given."""
+
+    @dataclass(frozen=True)
+    class Mine:
+        size: int = 1
+
+    Mine.__module__ = place
+
+    with pytest.raises(UsageError, match=f"of components/, but .*Mine is defined in {place}. Move it to a file there"):
+        draw(lambda: total([number({"of": [Mine()]})]), {}, {})
+
+
 def test_drawing_ends_when_the_pipeline_fails():
     def pipeline():
         number(1)

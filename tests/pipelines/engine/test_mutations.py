@@ -294,6 +294,109 @@ def test_a_module_of_no_package_counts_by_its_source(project, monkeypatch, tmp_p
     assert changed(before, said(ALL)) == {LOAD}
 
 
+@pytest.fixture
+def outside(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder of the path, from which the project's step imports `rayfield_stray`."""
+    (tmp_path / "outside").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path / "outside"))
+    mutate(project, "components/steps/load.py", "import json\n", "import json\nimport rayfield_stray\n")
+    return tmp_path / "outside"
+
+
+def test_a_folder_of_modules_without_a_file_of_its_own_counts_by_its_source(outside):
+    (outside / "rayfield_stray").mkdir()
+    (outside / "rayfield_stray" / "inner.py").write_text("STRAY = 1\n")
+    before = said(ALL)
+    (outside / "rayfield_stray" / "inner.py").write_text("STRAY = 2\n")
+
+    assert changed(before, said(ALL)) == {LOAD}
+
+
+def test_a_renamed_file_of_a_module_of_no_package_counts(outside):
+    (outside / "rayfield_stray").mkdir()
+    (outside / "rayfield_stray" / "__init__.py").write_text("")
+    (outside / "rayfield_stray" / "one.py").write_text("STRAY = 1\n")
+    before = said(ALL)
+    (outside / "rayfield_stray" / "one.py").rename(outside / "rayfield_stray" / "two.py")
+
+    assert changed(before, said(ALL)) == {LOAD}
+
+
+def described(folder: Path, **files: str) -> None:
+    """What an installer writes of a package `rayfield_stray`, version 1.0."""
+    folder.mkdir(parents=True)
+    about = "Metadata-Version: 2.1\nName: rayfield_stray\nVersion: 1.0\n"
+    for name, text in {"METADATA": about, **files}.items():
+        (folder / name.replace("_json", ".json").replace("_INFO", "-INFO")).write_text(text)
+
+
+EDITABLE = '{"dir_info": {"editable": true}, "url": "file:///somewhere"}'
+
+
+@pytest.mark.parametrize("how", ["as pip notes it", "by a link to a folder", "by an egg beside the sources"])
+def test_a_package_that_is_installed_to_be_edited_counts_by_its_source(outside, monkeypatch, tmp_path, how):
+    """Its version stays while its code changes."""
+    if how == "as pip notes it":
+        described(outside / "rayfield_stray-1.0.dist-info", direct_url_json=EDITABLE)
+    elif how == "by a link to a folder":
+        described(tmp_path / "installed" / "rayfield_stray-1.0.dist-info")
+        monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    else:
+        described(outside / "rayfield_stray.egg-info", PKG_INFO="Name: rayfield_stray\nVersion: 1.0\n")
+        (outside / "rayfield_stray.egg-info" / "METADATA").unlink()
+    (outside / "rayfield_stray.py").write_text("STRAY = 1\n")
+    before = said(ALL)
+    (outside / "rayfield_stray.py").write_text("STRAY = 2\n")
+
+    assert changed(before, said(ALL)) == {LOAD}
+
+
+def test_a_package_that_is_installed_for_good_counts_by_its_version_alone(outside):
+    described(outside / "rayfield_stray-1.0.dist-info")
+    (outside / "rayfield_stray.py").write_text("STRAY = 1\n")
+    before = said(ALL)
+    (outside / "rayfield_stray.py").write_text("STRAY = 2\n")
+    assert changed(before, said(ALL)) == set()
+
+    about = outside / "rayfield_stray-1.0.dist-info" / "METADATA"
+    about.write_text(about.read_text().replace("1.0", "1.1"))
+    assert changed(before, said(ALL)) == {LOAD}
+
+
+BY_NAME = [
+    'importlib.import_module("components.dynamic")',
+    'import_module("..dynamic", __package__)',
+    '__import__("components.dynamic")',
+]
+
+
+@pytest.mark.parametrize("call", BY_NAME)
+def test_a_module_that_is_imported_by_its_name_in_quotes_counts(project, call):
+    (project / "components/dynamic.py").write_text("SCALE = 1\n")
+    mutate(project, "components/steps/load.py", "LIMIT = 3", f"LIMIT = {call}.SCALE")
+    before = said(ALL)
+    mutate(project, "components/dynamic.py", "1", "2")
+
+    assert changed(before, said(ALL)) == {LOAD}
+
+
+@pytest.mark.parametrize("call", ["import_module(rows)", '__import__("components." + rows)'])
+def test_a_module_whose_name_no_key_could_hold_is_refused(project, call):
+    mutate(project, "components/steps/load.py", "LIMIT = 3", f"LIMIT = {call}")
+
+    with pytest.raises(code.UsageError, match="An import takes a name in quotes.*line 8 of components/steps/load.py"):
+        said(ALL)
+    assert len(said({LEARN, JUDGE})) == 2
+
+
+@pytest.mark.parametrize("file", ['Path(__file__).with_name("table.json")', "Path(helper.__file__).parent"])
+def test_a_data_file_that_is_found_by_the_place_of_the_code_is_refused(project, file):
+    mutate(project, "components/steps/load.py", "LIMIT = 3", f"LIMIT = {file}")
+
+    with pytest.raises(code.UsageError, match=r'line 8 of components/steps/load.py.*write resource\("NAME"\)'):
+        said(ALL)
+
+
 def test_a_module_at_the_projects_root_counts_as_the_projects_own(project):
     (project / "beside.py").write_text("BESIDE = 1\n")
     mutate(project, "components/steps/load.py", "import json\n", "import json\nimport beside\n")
@@ -450,6 +553,7 @@ def test_only_what_finds_families_sources_and_results_imports_by_a_name_that_it_
     }
 
     assert by_name == {"family.py", "source.py", "plain.py", "steps/card.py"}
+    assert {f"components/{name}" for name in by_name} < code.SEEKERS
 
 
 def test_only_resource_reads_what_lies_beside_the_code():
@@ -460,6 +564,7 @@ def test_only_resource_reads_what_lies_beside_the_code():
     }
 
     assert beside == {"resource.py", "steps/upload.py"}
+    assert {f"components/{name}" for name in beside} < code.SEEKERS
 
 
 # Parameters

@@ -2,6 +2,7 @@
 Pipelines: what is read of one without importing it, and how its parameters are read.
 """
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -104,6 +105,46 @@ def test_ones_own_file_is_imported_and_its_own_pipeline_taken(tmp_path):
 
     assert load(path).__name__ == "other"
     assert load(find("quickstart")).__name__ == "quickstart"
+
+
+def test_what_lies_beside_a_pipeline_can_be_imported_and_is_left_again(tmp_path):
+    """As by `python PATH`; another pipeline of the process may have another module of that name."""
+    for folder, value in (("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "beside_me.py").write_text(f"VALUE = {value}\n")
+        (tmp_path / folder / "mine.py").write_text("from beside_me import VALUE\n" + MINE)
+        path = list(sys.path)
+
+        assert load(tmp_path / folder / "mine.py").__globals__["VALUE"] == value
+        assert sys.path == path and "beside_me" not in sys.modules
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in its file", "in a file that it imports"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import nowhere_at_all\n", "imports what is not there: No module named 'nowhere_at_all'"),
+        ("x = = 1\n", "is not"),
+    ],
+    ids=["import", "syntax"],
+)
+def test_a_mistake_in_the_imports_of_ones_own_files_is_told_with_its_line(tmp_path, late, text, words):
+    mine, beside = tmp_path / "mine.py", tmp_path / "beside_me.py"
+    beside.write_text(f"\n{text}")
+    mine.write_text(f"\n{'import beside_me' if late else text}\n{MINE}")
+
+    with pytest.raises(UsageError, match=rf"{beside if late else mine}, line 2, {words}") as caught:
+        load(mine)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("signature", ["a, /, b=1", "*a", "**a", "b=1, *, a=2, **c"])
+def test_a_parameter_that_no_option_can_name_is_refused_with_its_line(tmp_path, signature):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace("other(a: int)", f"other({signature})"))
+
+    with pytest.raises(UsageError, match=r"an option by its name, but line 10 of .*mine.py has '[ac]'"):
+        sketch(path)
 
 
 def test_options_are_written_in_three_ways():

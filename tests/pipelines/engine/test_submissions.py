@@ -118,8 +118,31 @@ def test_a_pipeline_of_ones_own_goes_along(store, cluster, tmp_path):
 
     submit(request(mine), [], store, cluster)
 
-    assert "mine.py" in cluster.taken[0]["files"]
-    assert cluster.taken[0]["words"][4] == "mine.py"
+    assert "own/mine.py" in cluster.taken[0]["files"]
+    assert cluster.taken[0]["words"][4] == "own/mine.py"
+
+
+def test_what_it_imports_from_beside_it_goes_along_and_nothing_else(store, cluster, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from pipelines.engine.pipeline import pipeline\nimport helpers.deep\n\n@pipeline\ndef mine():\n    pass\n"
+    )
+    for name, text in {
+        "helpers/__init__.py": "",
+        "helpers/deep.py": "from .near import Y\nfrom alone import Z\n",
+        "helpers/near.py": "",
+        "helpers/other.py": "",
+        "alone.py": "import json\n",
+        "stranger.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    submit(request(mine), [], store, cluster)
+
+    packed = {name for name in cluster.taken[0]["files"] if name.startswith("own/")}
+    helpers = {f"own/helpers/{name}.py" for name in ("__init__", "deep", "near")}
+    assert packed == {"own/mine.py", "own/alone.py"} | helpers
 
 
 def test_no_secret_is_told_unless_it_is_named(store, cluster, monkeypatch):
