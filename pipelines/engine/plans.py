@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from components.crash import point
 from pipelines.engine.code import LOCK, ROOT, Module, closure, data_path, found_now, is_engine, module, path_of
 from pipelines.engine.pipeline import beside
 from pipelines.engine.reading import loaded, packages, reading, variables
-from pipelines.engine.store import Store
+from pipelines.engine.store import Store, StoreError, sealed, unsealed
 
 if TYPE_CHECKING:  # an all-cached run draws nothing
     from pipelines.engine.drawing import Node
@@ -68,7 +69,7 @@ def nodes(request: Request, store: Store) -> list[dict[str, Any]]:
 
 def remembered(request: Request, store: Store) -> list[dict[str, Any]] | None:
     """The remembered nodes, if nothing that decided them has changed."""
-    held = store.load(f"plans/{request.digest()}.json")
+    held = store.load(f"plans/{request.digest()}.json", unsealed)
     with beside(request.pipeline):
         return _unfolded(held) if held is not None and _holds(held) else None
 
@@ -151,12 +152,13 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
             **_imported(request, [own, *read], loaded(before)),
             **_folded(graph.nodes.values()),
         }
-    text = json.dumps(held)
+    said = sealed(held)
     point("plans: drawn, not remembered")
-    store.write(f"plans/{request.digest()}.json", text.encode())
-    point("plans: remembered")
-    _list_definitions(read, store)
-    return _unfolded(json.loads(text))
+    with suppress(StoreError):  # who may only read a store draws each time; to run, it must be writable
+        store.write(f"plans/{request.digest()}.json", said)
+        point("plans: remembered")
+        _list_definitions(read, store)
+    return _unfolded(unsealed(said))
 
 
 def _list_definitions(read: Iterable[Module], store: Store) -> None:

@@ -7,7 +7,7 @@ Where everything that is kept lies: files, on a disk or in a bucket.
     damaged/             what was found damaged, and notes of what was found missing
 
 A step commits by writing its objects, then creating its manifest if there is none. There is no database and no server.
-A manifest has a seal, the digest of all that it says: one that a disk has changed is no manifest.
+Manifests and plans have a seal, the digest of all that they say: one that a disk has changed is none.
 """
 
 import json
@@ -87,11 +87,8 @@ class Store:
 
     # JSON by name
 
-    def load(self, name: str) -> Any:
+    def load(self, name: str, parse: Callable[[bytes], Any] = json.loads) -> Any:
         """What a name says; None if there is nothing, or nothing that can be read: that is set aside."""
-        return self._loaded(name, json.loads)
-
-    def _loaded(self, name: str, parse: Callable[[bytes], Any]) -> Any:
         found, broken = self._parsed(name, parse)
         if broken:
             set_aside(self.address, name, name.replace("/", "-"))
@@ -109,7 +106,7 @@ class Store:
 
     def manifest(self, key: str) -> dict[str, Any] | None:
         """What a key made; None if nothing has, or if an object of it is lost: then it is forgotten and made anew."""
-        found: dict[str, Any] | None = self._loaded(f"keys/{key}.json", unsealed)
+        found: dict[str, Any] | None = self.load(f"keys/{key}.json", unsealed)
         if found is None or all(map(self._has, _objects(found))):
             return found
         self.delete(f"keys/{key}.json")
@@ -130,7 +127,7 @@ class Store:
 
     def commit(self, key: str, manifest: dict[str, Any]) -> bool:
         """Says what a key made. The first to say it is right."""
-        said = sealed(manifest)
+        said = sealed(manifest, indent=1)
         # a manifest that broke off is in the way: looking at it sets it aside
         return self.create(f"keys/{key}.json", said) or (
             self.manifest(key) is None and self.create(f"keys/{key}.json", said)
@@ -266,7 +263,6 @@ def _free(lease: dict[str, Any]) -> bool:
     return time.time() > lease["until"]
 
 
-SEAL = "seal"
 TRIES = 5
 """readings of what cannot be understood: it may have been cut short on the way, and be whole where it lies"""
 NOTED = 30.0
@@ -283,22 +279,23 @@ def _lost(address: str) -> frozenset[str]:
     return found
 
 
-def sealed(said: dict[str, Any]) -> bytes:
-    """A manifest as it is written, with the digest of what it says."""
-    said = json.loads(json.dumps(said))  # as it will be read
-    return json.dumps({**said, SEAL: _seal(said)}, indent=1).encode()
+def sealed(said: dict[str, Any], indent: int | None = None) -> bytes:
+    """JSON that begins with the digest of the rest."""
+    body = json.dumps(said, indent=indent).encode()
+    return _seal(body) + body[1:]
 
 
 def unsealed(data: bytes) -> dict[str, Any]:
     """What was sealed; a ValueError if that is not what is there."""
-    said = json.loads(data)
-    if not isinstance(said, dict) or said.pop(SEAL, "") != _seal(said):
-        raise ValueError("a manifest must be as it was sealed")
-    return said
+    body = b"{" + data[len(_seal(b"")) :]
+    if not data.startswith(_seal(body)):
+        raise ValueError("what is read must be as it was sealed")
+    found: dict[str, Any] = json.loads(body)
+    return found
 
 
-def _seal(said: dict[str, Any]) -> str:
-    return digest_of(json.dumps(said, sort_keys=True).encode())
+def _seal(body: bytes) -> bytes:
+    return b'{"seal": "%s",' % digest_of(body).encode()
 
 
 def _objects(value: Any) -> Iterator[File]:

@@ -380,6 +380,7 @@ def test_who_may_only_read_gets_what_is_kept_and_a_report_elsewhere(toy, untrack
     monkeypatch.setattr(places, "write", refuse)
     monkeypatch.setattr(places, "create", refuse)
     assert rayfield("run", toy).exit_code == 0
+    assert rayfield("plan", toy, "--kind", "data").exit_code == 0
     assert rayfield("report", "--out", str(tmp_path / "report.html")).exit_code == 0
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
