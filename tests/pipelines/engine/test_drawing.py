@@ -232,7 +232,7 @@ def test_a_setting_changes_the_key():
         ({"voxnet": {"lr": "1"}}, "--set voxnet.lr met no voxnet"),
         ({"pointnett": {"lr": "1"}}, "No family 'pointnett'. Did you mean 'pointnet'?"),
         ({"pointnet": {"lrr": "1"}}, "Family 'pointnet' has no field 'lrr'. Did you mean 'lr'?"),
-        ({"pointnet": {"lr": "fast"}}, "PointNet.lr must be a number, but got 'fast'."),
+        ({"pointnet": {"lr": "fast"}}, "pointnet.lr must be a number, but got 'fast'."),
         (
             {"pointnet": {"transforms": "inputs"}},
             "must be none or input or both, but got 'inputs'. Did you mean 'input'?",
