@@ -1,8 +1,10 @@
 """Which classifier is best on these shapes: five folds, hyperparameters chosen inside the training folds."""
 
 from dataclasses import replace
+from typing import Annotated
 
 from components.family import find
+from components.ranges import AtLeast, Count
 from components.representations.descriptors import Descriptors
 from components.source import Source
 from components.steps.evaluate import baseline, compare, evaluate
@@ -17,8 +19,8 @@ def classify(
     source: Source = "furniture",
     family: tuple[str, ...] = ("pointnet", "voxnet"),
     size: str = "tiny",
-    trials: int = 1,
-    folds: int = 5,
+    trials: Count = 1,
+    folds: Annotated[int, AtLeast(2)] = 5,
     workers: int | tuple[int, int] = 0,
     seed: int = 0,
 ):

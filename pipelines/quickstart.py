@@ -4,6 +4,7 @@ from components.artifacts import at_least
 from components.families.pointnet import PointNet
 from components.families.tsne import Tsne
 from components.families.voxnet import VoxNet
+from components.ranges import Count
 from components.representations.descriptors import Descriptors
 from components.source import Source
 from components.steps.evaluate import baseline, best_of, evaluate
@@ -17,7 +18,11 @@ from pipelines.engine.pipeline import pipeline
 
 @pipeline
 def quickstart(
-    source: Source = "furniture", size: str = "tiny", trials: int = 4, workers: int | tuple[int, int] = 1, seed: int = 0
+    source: Source = "furniture",
+    size: str = "tiny",
+    trials: Count = 4,
+    workers: int | tuple[int, int] = 1,
+    seed: int = 0,
 ):
     """
     Real furniture to a registered model, on one machine.
