@@ -22,7 +22,13 @@ SECTIONS = ("Run", "See", "Models", "Cluster", "Schedule", "Look after", "Develo
 
 STORE = click.option("--store", metavar="ADDRESS", envvar="RAYFIELD_STORE", help="Where everything is kept [.rayfield]")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout")
-SETS = click.option("--set", "sets", multiple=True, metavar="FAMILY.FIELD=VALUE", help="A field of every such family")
+SETS = click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="FAMILY.FIELD=VALUE",
+    help="A field of every such family; of a searched field, where trial 0 begins",
+)
 OPEN = {"ignore_unknown_options": True, "allow_extra_args": True}
 """of a command that takes a pipeline's own parameters too"""
 
@@ -117,7 +123,7 @@ def _settings(sets: Sequence[str]) -> dict[str, dict[str, str]]:
         target, sign, value = text.partition("=")
         family, dot, field = target.partition(".")
         if not (sign and dot):
-            raise UsageError(f"--set is family.field=value, but got {text!r}. For example --set pointnet.lr=3e-4.")
+            raise UsageError(f"--set is family.field=value, but got {text!r}. For example --set voxnet.lr=3e-4.")
         found.setdefault(family, {})[field] = value
     return found
 
