@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Annotated
 
+from components.errors import UsageError
 from components.family import find
 from components.ranges import AtLeast, Count
 from components.representations.descriptors import Descriptors
@@ -35,6 +36,8 @@ def classify(
     workers: Ray Train's workers for each training; 0 trains in the step's process
     seed: of every draw
     """
+    if getattr(source, "fold", 0):
+        raise UsageError("Cross-validation takes each fold in turn, but got --fold. Leave it out, or pass --folds.")
     models = [find(name).at(size) for name in family]
     sets = [*(model.representation() for model in models), Descriptors()]
     entries = []

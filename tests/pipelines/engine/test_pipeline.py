@@ -167,6 +167,11 @@ def test_every_pipeline_that_ships_refuses_no_trials(name):
         values(load(find(name)), {"trials": "-3"}, {})
 
 
+def test_a_cross_validation_refuses_a_fold_that_it_would_not_use():
+    with pytest.raises(UsageError, match="takes each fold in turn, but got --fold"):
+        load(find("classify"))(source=Furniture(fold=3))
+
+
 def test_a_pipeline_without_a_source_takes_no_other_word():
     with pytest.raises(UsageError, match="Pipeline 'plain' has no parameter 'mod'. Did you mean 'mode'?"):
         values(plain, {}, {"mod": "a"})
