@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components import space
-from components.errors import UsageError
 from components.family import Batch, Classifier, Phase, Picture, State
 from components.ranges import AtLeast, Between, Count, NotNegative, Positive, Share
 from components.representation import Representation
@@ -32,7 +31,7 @@ from components.representations.points import Points
 
 class PointNet(Classifier):
     stored: Count = 2048
-    """points of each shape in the table, at least `points`"""
+    """points of each shape in the table, at least 1; wise from `points` on"""
     points: Count = 1024
     """points drawn from those for an update; as many, the first, when it answers"""
     width: Positive = 1.0
@@ -57,14 +56,6 @@ class PointNet(Classifier):
     """standard deviation of the noise on points in training, radii of the shape; cut at five of it"""
     stretch: Annotated[float, AtLeast(1)] = 1.0
     """largest scale along each axis in training, at least 1; the smallest is its inverse"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.points > self.stored:
-            raise UsageError(
-                f"pointnet.points are drawn from pointnet.stored and cannot be more, but got {self.points} of "
-                f"{self.stored}. Pass --set pointnet.stored={self.points} too."
-            )
 
     @classmethod
     def paper(cls) -> Self:

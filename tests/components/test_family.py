@@ -88,7 +88,6 @@ def test_a_setting_reaches_every_family_and_ends_with_the_drawing(name):
         ("voxnet", "dropout", "7", "voxnet.dropout must be 0 to 2, but got 7.0."),
         ("voxnet", "resolution", "3", "voxnet.resolution must be at least 16, but got 3."),
         ("pointnet", "points", "0", "pointnet.points must be at least 1, but got 0."),
-        ("pointnet", "points", "4096", "but got 4096 of 1024. Pass --set pointnet.stored=4096 too."),
         ("pointnet", "batch", "0", "pointnet.batch must be at least 1, but got 0."),
         ("pointnet", "steps", "0", "pointnet.steps must be at least 1, but got 0."),
         ("tsne", "perplexity", "-4", "tsne.perplexity must be above 1, but got -4.0."),
