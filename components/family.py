@@ -30,7 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.errors import UsageError, nearest
+from components.parameters import check_fields, read
 from components.pieces import gradients
+from components.ranges import Count, Natural, NotNegative, Positive, Share
 from components.representation import Representation
 from components.space import Domain, loguniform
 from components.table import Rows
@@ -93,15 +95,15 @@ _overrides: ContextVar[tuple[Settings, set[tuple[str, str]]] | None] = ContextVa
 class Family:
     """A model family. Its fields are the hyperparameters, each with a docstring of its unit and range."""
 
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """learning rate, above 0"""
-    batch: int = 32
+    batch: Count = 32
     """rows of an update, over all workers together, at least 1"""
-    steps: int = 1000
+    steps: Count = 1000
     """updates in all: the only unit of budgets, schedules and rungs"""
-    clip: float = 0.0
+    clip: NotNegative = 0.0
     """largest norm of a gradient; 0 leaves gradients as they are"""
-    ema: float = 0.0
+    ema: Share = 0.0
     """share of the averaged network that an update keeps, 0 to 1; 0 keeps no average"""
 
     goal: ClassVar[Goal] = Goal("loss", "min")
@@ -123,13 +125,11 @@ class Family:
         dataclass(frozen=True, kw_only=True)(cls)
 
     def __post_init__(self) -> None:
-        overridden = _overrides.get()
-        if overridden is None:
-            return
-        settings, met = overridden
+        settings, met = _overrides.get() or ({}, set())
         for name, text in settings.get(self.name, {}).items():
             object.__setattr__(self, name, read_field(type(self), name, text))
             met.add((self.name, name))
+        check_fields(self, f"{self.name}.{{}}", f"Pass --set {self.name}.{{}}=...")
 
     # What it is
 
@@ -272,11 +272,11 @@ class Family:
 class Classifier(Family):
     """What the families that name a class share."""
 
-    classes: int = 0
+    classes: Natural = 0
     """number of classes; 0 is read from the training split"""
     labels: tuple[str, ...] = ()
     """names of the classes, in the order of the logits"""
-    smoothing: float = 0.0
+    smoothing: Share = 0.0
     """label smoothing, 0 to 1"""
 
     goal: ClassVar[Goal] = Goal("accuracy", "max")
@@ -347,13 +347,11 @@ def find(name: str) -> type[Family]:
 
 def read_field(family: type[Family], name: str, text: str) -> Any:
     """The value that `text` gives to a field, by the field's annotation."""
-    from components.parameters import read
-
     known = {f.name: f.type for f in fields(family)}  # type: ignore[arg-type]
+    where = family.__module__.rpartition(".")[2]
     if name not in known:
-        where = family.__module__.rpartition(".")[2]
         raise UsageError(f"Family {where!r} has no field {name!r}.{nearest(name, list(known))}")
-    return read(text, known[name], f"{family.__name__}.{name}")
+    return read(text, known[name], f"{where}.{name}")
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 """
-How text becomes a value: the annotation decides.
+How text becomes a value, and which values there may be: the annotation decides.
 """
 
+import math
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from dataclasses import fields
+from numbers import Real
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from components.errors import UsageError, nearest
 
@@ -13,6 +16,8 @@ _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 def read(text: str, kind: Any, what: str) -> Any:
     """The value of `text` as a `kind`; `what` names the parameter in an error."""
     origin = get_origin(kind)
+    if origin is Annotated:
+        return read(text, get_args(kind)[0], what)
     if origin is Literal:
         return _one_of(text, get_args(kind), what)
     if origin in (Union, types.UnionType):
@@ -30,6 +35,27 @@ def read(text: str, kind: Any, what: str) -> Any:
     raise UsageError(f"{what} is a {getattr(kind, '__name__', kind)}, which cannot be written as text.")
 
 
+def check(value: Any, kind: Any, what: str, remedy: str = "") -> None:
+    """Refuses a value that its annotation rules out: a word that is no choice, a number out of its range."""
+    origin, (first, *laws) = get_origin(kind), get_args(kind) or (None,)
+    if origin is Annotated and isinstance(value, Real):
+        for law in laws:
+            if not (math.isfinite(value) and law.holds(value)):
+                raise UsageError(f"{what} must be {law}, but got {value}.{remedy and ' ' + remedy}")
+    elif origin is Literal and isinstance(value, str | Real):
+        if value not in (first, *laws):
+            raise _no_choice(value, (first, *laws), what)
+    elif origin is tuple and isinstance(value, tuple):
+        for part in value:
+            check(part, first, what, remedy)
+
+
+def check_fields(made: Any, written: str, remedy: str) -> None:
+    """The same for every field of a dataclass; in `written` and in `remedy` {} is the field's name."""
+    for one in fields(made):
+        check(getattr(made, one.name), one.type, written.format(one.name), remedy.format(one.name))
+
+
 def _several(text: str, kinds: tuple[Any, ...], what: str) -> tuple[Any, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if kinds[-1] is not Ellipsis and len(parts) != len(kinds):
@@ -40,7 +66,7 @@ def _several(text: str, kinds: tuple[Any, ...], what: str) -> tuple[Any, ...]:
 def _number(text: str, kind: type, what: str) -> Any:
     try:
         number = float(text)
-        if kind is int and number != int(number):
+        if number != number or (kind is int and number != int(number)):
             raise ValueError
         return kind(number)
     except (ValueError, OverflowError):
@@ -52,8 +78,13 @@ def _one_of(text: str, allowed: tuple[Any, ...], what: str) -> Any:
     for value in allowed:
         if str(value) == text:
             return value
-    known = [str(value) for value in allowed]
-    raise UsageError(f"{what} must be {' or '.join(known)}, but got {text!r}.{nearest(text, known)}")
+    raise _no_choice(text, allowed, what)
+
+
+def _no_choice(value: Any, allowed: tuple[Any, ...], what: str) -> UsageError:
+    known = [str(one) for one in allowed]
+    near = nearest(value, known) if isinstance(value, str) else ""
+    return UsageError(f"{what} must be {' or '.join(known)}, but got {value!r}.{near}")
 
 
 def _first_that_fits(text: str, kinds: tuple[Any, ...], what: str) -> Any:

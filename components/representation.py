@@ -15,6 +15,8 @@ from typing import Any, Self, dataclass_transform
 
 import numpy as np
 
+from components.parameters import check_fields
+
 
 @dataclass(frozen=True)
 class Column:
@@ -42,6 +44,9 @@ class Representation:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclass(frozen=True, kw_only=True)(cls)
+
+    def __post_init__(self) -> None:
+        check_fields(self, f"{self.name}.{{}}", "Give it another `{}`.")
 
     @property
     def name(self) -> str:

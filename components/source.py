@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, dataclass_transform
 
 from components.errors import UsageError, nearest
-from components.parameters import read
+from components.parameters import check_fields, read
 
 SPLITS = ("train", "val", "test")
 ASIDE = {"aside": True}
@@ -43,6 +43,9 @@ class Source:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclass(frozen=True, kw_only=True)(cls)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "--{}", "Pass another --{}.")
 
     def rows(self) -> list[Asset]:
         """Every asset, in an order that does not matter."""
@@ -119,6 +122,8 @@ def split_by_hash(assets: Iterable[Asset], *, fold: int, folds: int, val: float)
 
     Within a class, so that every fold has every class; by hash, so that no order matters.
     """
+    if not 0 <= fold < folds:
+        raise UsageError(f"--fold must be below --folds, but got {fold} of {folds}. Pass --fold 0 to {folds - 1}.")
     classes: dict[str, list[Asset]] = defaultdict(list)
     for asset in assets:
         classes[asset.label].append(asset)

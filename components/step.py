@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from components.errors import UsageError
+from components.parameters import check
 
 
 class Context(Protocol):
@@ -111,6 +112,8 @@ class Step:
             known = ", ".join(p.name for p in self._own())
             raise UsageError(f"{self.name}() takes {known}: {error}.") from None
         bound.apply_defaults()
+        for parameter in self._own():
+            check(bound.arguments[parameter.name], parameter.annotation, f"`{parameter.name}` of {self.name}")
         return {p.name: bound.arguments[p.name] for p in self._own()}
 
     def _own(self) -> list[inspect.Parameter]:

@@ -3,6 +3,7 @@
 from components.artifacts import Gate
 from components.families.voxnet import VoxNet
 from components.family import Classifier, Family
+from components.ranges import Count
 from components.representations.descriptors import Descriptors
 from components.representations.features import Features
 from components.source import Source
@@ -22,7 +23,7 @@ def certify(
     source: Source = "furniture",
     pieces: Source = "furniture --textured",
     size: str = "tiny",
-    trials: int = 4,
+    trials: Count = 4,
     seed: int = 0,
 ):
     """

@@ -1,8 +1,11 @@
 """Which classifier is best on these shapes: five folds, hyperparameters chosen inside the training folds."""
 
 from dataclasses import replace
+from typing import Annotated
 
+from components.errors import UsageError
 from components.family import find
+from components.ranges import AtLeast, Count
 from components.representations.descriptors import Descriptors
 from components.source import Source
 from components.steps.evaluate import baseline, compare, evaluate
@@ -17,8 +20,8 @@ def classify(
     source: Source = "furniture",
     family: tuple[str, ...] = ("pointnet", "voxnet"),
     size: str = "tiny",
-    trials: int = 1,
-    folds: int = 5,
+    trials: Count = 1,
+    folds: Annotated[int, AtLeast(2)] = 5,
     workers: int | tuple[int, int] = 0,
     seed: int = 0,
 ):
@@ -33,6 +36,8 @@ def classify(
     workers: Ray Train's workers for each training; 0 trains in the step's process
     seed: of every draw
     """
+    if getattr(source, "fold", 0):
+        raise UsageError("Cross-validation takes each fold in turn, but got --fold. Leave it out, or pass --folds.")
     models = [find(name).at(size) for name in family]
     sets = [*(model.representation() for model in models), Descriptors()]
     entries = []

@@ -24,11 +24,17 @@ SECTIONS = ("Run", "See", "Models", "Cluster", "Schedule", "Look after", "Develo
 
 STORE = click.option("--store", metavar="ADDRESS", envvar="RAYFIELD_STORE", help="Where everything is kept [.rayfield]")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout")
-SETS = click.option("--set", "sets", multiple=True, metavar="FAMILY.FIELD=VALUE", help="A field of every such family")
 FULL = {13: "may not be opened", 28: "is full", 30: "is read-only"}
 """what a disk refuses, by the number of an OSError"""
 BOTO = "botocore.exceptions.BotoCoreError"
 """whatever an S3 client finds wrong before it asks: no keys, half of them, no such profile, a name that is none"""
+SETS = click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="FAMILY.FIELD=VALUE",
+    help="A field of every such family; of a searched field, where trial 0 begins",
+)
 OPEN = {"ignore_unknown_options": True, "allow_extra_args": True}
 """of a command that takes a pipeline's own parameters too"""
 
@@ -160,7 +166,7 @@ def _settings(sets: Sequence[str]) -> dict[str, dict[str, str]]:
         target, sign, value = text.partition("=")
         family, dot, field = target.partition(".")
         if not (sign and dot):
-            raise UsageError(f"--set is family.field=value, but got {text!r}. For example --set pointnet.lr=3e-4.")
+            raise UsageError(f"--set is family.field=value, but got {text!r}. For example --set voxnet.lr=3e-4.")
         refuse(f"--set {target}", value, "Set a variable instead, and read it where it is needed.")
         found.setdefault(family, {})[field] = value
     return found

@@ -2,6 +2,7 @@
 
 from components.families.tsne import Tsne
 from components.family import Family
+from components.ranges import Count
 from components.source import Source
 from components.steps.evaluate import evaluate
 from components.steps.predict import predict
@@ -12,7 +13,9 @@ from pipelines.engine.pipeline import pipeline
 
 
 @pipeline
-def embed(source: Source = "furniture", family: Family = "voxnet", size: str = "tiny", trials: int = 8, seed: int = 0):
+def embed(
+    source: Source = "furniture", family: Family = "voxnet", size: str = "tiny", trials: Count = 8, seed: int = 0
+):
     """
     Features of every shape, a search over perplexity, and the map.
 

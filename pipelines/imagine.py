@@ -5,6 +5,7 @@ from dataclasses import replace
 from components.artifacts import at_most
 from components.families.convnet import ConvNet
 from components.families.gan import Gan
+from components.ranges import Count
 from components.source import Source
 from components.steps.evaluate import evaluate
 from components.steps.preprocess import preprocess
@@ -16,7 +17,11 @@ from pipelines.engine.pipeline import pipeline
 
 @pipeline
 def imagine(
-    source: Source = "furniture", size: str = "tiny", trials: int = 4, workers: int | tuple[int, int] = 1, seed: int = 0
+    source: Source = "furniture",
+    size: str = "tiny",
+    trials: Count = 4,
+    workers: int | tuple[int, int] = 1,
+    seed: int = 0,
 ):
     """
     Views of every shape, a search over the GAN's learning rates, and its samples beside real views.

@@ -4,6 +4,7 @@ from components.artifacts import at_least, model_name
 from components.families.pointnet import PointNet
 from components.families.tsne import Tsne
 from components.families.voxnet import VoxNet
+from components.ranges import Count
 from components.representations.descriptors import Descriptors
 from components.source import Source
 from components.steps.evaluate import baseline, best_of, evaluate
@@ -19,7 +20,7 @@ from pipelines.engine.pipeline import called, pipeline
 def quickstart(
     source: Source = "furniture",
     size: str = "tiny",
-    trials: int = 4,
+    trials: Count = 4,
     workers: int | tuple[int, int] = 1,
     name: str = "",
     seed: int = 0,

@@ -2,6 +2,7 @@
 
 from components.artifacts import at_least
 from components.families.gaussians import Gaussians
+from components.ranges import Count
 from components.source import Source
 from components.steps.evaluate import evaluate
 from components.steps.preprocess import preprocess
@@ -12,7 +13,9 @@ from pipelines.engine.pipeline import pipeline
 
 
 @pipeline
-def splat(source: Source = "furniture --textured", pieces: int = 1, size: str = "tiny", trials: int = 4, seed: int = 0):
+def splat(
+    source: Source = "furniture --textured", pieces: Count = 1, size: str = "tiny", trials: Count = 4, seed: int = 0
+):
     """
     One piece, one branch: views, a search over the density-control thresholds, and the piece as Gaussians.
 

@@ -21,7 +21,7 @@ Workers     dropout draws anew on each: several workers differ from one by that 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from components import space
 from components.errors import UsageError
 from components.family import Batch, Classifier, Phase, Picture
 from components.layers.attribution import Strongest, class_score, deconvnet, occlusion, of_unit, receptive_field
+from components.ranges import Between, Count, Natural, NotNegative, Positive, Share
 from components.representation import Representation
 from components.representations.views import Views
 from components.table import Rows
@@ -40,43 +41,43 @@ TOP = 9  # inputs shown of each, as in the paper
 
 
 class ConvNet(Classifier):
-    batch: int = 128
+    batch: Count = 128
     """views of an update, over all workers together, at least 1"""
-    views: int = 12
+    views: Count = 12
     """pictures of each shape, at least 1; a shape's answer is the mean of theirs"""
-    size: int = 224
+    size: Count = 224
     """pixels along a side"""
-    widths: tuple[int, ...] = (96, 256, 384, 384, 256)
+    widths: tuple[Count, ...] = (96, 256, 384, 384, 256)
     """channels of each convolution"""
-    kernels: tuple[int, ...] = (7, 5, 3, 3, 3)
+    kernels: tuple[Count, ...] = (7, 5, 3, 3, 3)
     """pixels along a side of each convolution's filters"""
-    strides: tuple[int, ...] = (2, 2, 1, 1, 1)
+    strides: tuple[Count, ...] = (2, 2, 1, 1, 1)
     """pixels between neighbouring places of each convolution"""
-    paddings: tuple[int, ...] = (1, 0, 1, 1, 1)
+    paddings: tuple[Natural, ...] = (1, 0, 1, 1, 1)
     """pixels of the mean colour around what each convolution reads"""
-    pooled: tuple[int, ...] = (1, 2, 5)
+    pooled: tuple[Count, ...] = (1, 2, 5)
     """convolutions, counted from 1, whose maxima are taken over 3 x 3 places, every other place"""
-    hidden: int = 4096
+    hidden: Count = 4096
     """units of both full layers before the last, at least 1"""
-    dropout: float = 0.5
+    dropout: Share = 0.5
     """share of units dropped from both, 0 to 1"""
-    mean: tuple[float, ...] = (128.0, 128.0, 128.0)
+    mean: tuple[Annotated[float, Between(0, 255)], ...] = (128.0, 128.0, 128.0)
     """grey levels of the mean colour, 0 to 255, subtracted from pictures; read from the training split"""
-    unit: float = 1.0
+    unit: Positive = 1.0
     """grey levels that the network reads as 1, above 0"""
-    spread: float = 0.01
+    spread: NotNegative = 0.01
     """standard deviation of the first weights; 0 is He et al.'s, by what each unit reads"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd has momentum 0.9, as in the paper"""
-    decay: float = 5e-4
+    decay: NotNegative = 5e-4
     """weight decay, on all parameters, at least 0; Krizhevsky et al.'s, for this paper states none"""
-    falls: tuple[float, ...] = (0.5, 0.75)
+    falls: tuple[Share, ...] = (0.5, 0.75)
     """shares of the training after each of which the learning rate is a tenth"""
-    shift: int = 0
+    shift: Natural = 0
     """largest displacement along each axis in training, pixels; what enters is white, as what surrounds shapes is"""
     mirror: bool = True
     """whether half of the training views are reflected, left to right"""
-    tint: float = 0.0
+    tint: Share = 0.0
     """largest relative change of each channel's distance from white in training, 0 to 1; white stays white"""
 
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy", "loss", "view_accuracy")

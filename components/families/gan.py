@@ -29,7 +29,7 @@ Workers     BatchNorm uses the statistics of a worker's own rows, so a result de
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -38,9 +38,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from components import space
-from components.errors import UsageError
 from components.family import Batch, Family, Goal, Phase, Picture, State
 from components.metrics.extractors import Judged, compared, distances, features_of, names, random_features
+from components.ranges import Between, Count, NotNegative, Positive, Share
 from components.representation import Representation
 from components.representations.views import Views
 from components.table import Rows
@@ -54,45 +54,45 @@ COLLAPSED = 0.5  # deviation of samples, as a share of the data's
 
 
 class Gan(Family):
-    lr: float = 2e-4
+    lr: Positive = 2e-4
     """learning rate of the generator, above 0"""
-    lr_d: float = 2e-4
+    lr_d: Positive = 2e-4
     """learning rate of the discriminator, above 0"""
-    batch: int = 128
+    batch: Count = 128
     """pictures of an update, over all workers together; with n_disc > 1, of each step of the discriminator"""
-    size: int = 64
-    """pixels along a side: 8, 16, 32, 64, 128 or 256"""
-    views: int = 12
+    size: Literal[8, 16, 32, 64, 128, 256] = 64
+    """pixels along a side"""
+    views: Count = 12
     """pictures of each shape, at least 1"""
-    width: int = 64
+    width: Count = 64
     """channels next to the picture, in both networks; they double with each halving of the side"""
-    z: int = 100
+    z: Count = 100
     """entries of the noise, at least 1"""
     noise: Literal["gaussian", "uniform"] = "gaussian"
     """what the noise is drawn from: N(0, 1), or from -1 to 1"""
     output: Literal["tanh", "sigmoid"] = "tanh"
     """the generator's last function, and with it the range of all pictures: -1 to 1, or 0 to 1"""
-    slope: float = 0.0
+    slope: NotNegative = 0.0
     """slope below 0 of the generator's units: 0 is the paper's ReLU, 0.2 the LeakyReLU of the lecture notes"""
     norm_d: Norm = "batch"
     """what keeps the discriminator in bounds: the paper's BatchNorm, spectral normalisation, or nothing"""
     objective: Literal["heuristic", "minimax"] = "heuristic"
     """what the generator does: maximise log D(G(z)), or minimise log(1 - D(G(z))), which vanishes when D is sure"""
-    smoothing: float = 0.0
+    smoothing: Annotated[float, Between(0, 0.5)] = 0.0
     """one-sided: the discriminator is told 1 - smoothing of real pictures, and 0 of made ones; 0 to 0.5"""
     optimizer_d: Literal["adam", "sgd"] = "adam"
     """the discriminator's optimizer; sgd wants 100 times the learning rate"""
-    beta1: float = 0.5
+    beta1: Share = 0.5
     """Adam's first decay, and the momentum of sgd; 0 to 1"""
-    r1: float = 0.0
+    r1: NotNegative = 0.0
     """weight of the squared gradient of D at real pictures (Mescheder et al. 2018), half of it; at least 0"""
-    n_disc: int = 1
+    n_disc: Count = 1
     """steps of the discriminator, each on pictures of its own, to one of the generator; at least 1"""
     separate: bool = True
     """whether D sees real and made pictures in two passes: in one, BatchNorm mixes their statistics"""
     mirror: bool = True
     """whether half of the training pictures are reflected, left to right"""
-    ema: float = 0.0
+    ema: Share = 0.0
     """
     share of the averaged generator that an update keeps, 0 to 1; 0 keeps no average.
 
@@ -259,8 +259,6 @@ class Net(nn.Module):
 
     def __init__(self, size: int, width: int, z: int, *, slope: float, output: str, norm: Norm) -> None:
         super().__init__()
-        if size not in (8, 16, 32, 64, 128, 256):
-            raise UsageError(f"`size` of gan must be a power of two from 8 to 256, but got {size}.")
         halvings = size.bit_length() - 3  # from `size` down to 4
         channels = [width * 2**level for level in range(halvings)]
         self.generator = Generator(channels[::-1], z, slope, output)

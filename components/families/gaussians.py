@@ -16,7 +16,7 @@ Exempt      3: one scene is one fit, and scenes fan out
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from components.family import Batch, Family, Goal, Phase, Picture, State
 from components.layers import density, ply, splats
 from components.layers.ssim import padded
 from components.metrics.images import psnr, rounded, ssim_valid11
+from components.ranges import Above, AtLeast, Between, Count, Natural, NotNegative, Positive, Share
 from components.representation import Representation
 from components.representations.views import Views
 from components.table import Rows
@@ -40,60 +41,60 @@ HUGE = 0.1  # of the extent: a larger Gaussian is removed, once opacities were r
 
 
 class Gaussians(Family):
-    views: int = 100
+    views: Annotated[int, AtLeast(4)] = 100
     """pictures of the scene, held-out ones included; at least 4"""
-    size: int = 128
+    size: Annotated[int, AtLeast(11)] = 128
     """rows and columns of each picture, pixels, at least 11"""
-    hold_out: int = 8
+    hold_out: Annotated[int, AtLeast(2)] = 8
     """every so-manyth picture is held out, at least 2"""
-    supersample: int = 4
+    supersample: Count = 4
     """colour samples along each side of a pixel, at least 1: aliased pictures contradict each other"""
     init: Literal["depth", "random"] = "depth"
     """first Gaussians: on the surface that the training pictures' depth shows, or anywhere in the cube"""
-    points: int = 5000
+    points: Annotated[int, AtLeast(4)] = 5000
     """Gaussians to begin with, at least 4; no more than pixels that see the shape"""
-    extent: float = 1.0
+    extent: Positive = 1.0
     """radius of the cameras' ball, in the scene's lengths; read from the training split"""
-    batch: int = 1
+    batch: Count = 1
     """pictures of an update, over all workers together, at least 1"""
-    lr: float = 1.6e-4
+    lr: Positive = 1.6e-4
     """learning rate of the means, in extents, above 0"""
-    fall: float = 0.01
+    fall: Annotated[Positive, Between(0, 1)] = 0.01
     """what the means' learning rate has fallen to at the last update, exponentially; above 0, at most 1"""
-    lr_color: float = 2.5e-3
+    lr_color: Positive = 2.5e-3
     """learning rate of the constant harmonic, above 0; the others have a twentieth"""
-    lr_opacity: float = 0.05
+    lr_opacity: Positive = 0.05
     """learning rate of the opacities' logits, above 0"""
-    lr_scale: float = 5e-3
+    lr_scale: Positive = 5e-3
     """learning rate of the scales' logarithms, above 0"""
-    lr_rotation: float = 1e-3
+    lr_rotation: Positive = 1e-3
     """learning rate of the quaternions, above 0"""
-    dssim: float = 0.2
+    dssim: Share = 0.2
     """share of 1 - SSIM in the loss, 0 to 1; the rest is the mean absolute error"""
-    sh_degree: int = 3
+    sh_degree: Annotated[int, Between(0, 3)] = 3
     """largest degree of the harmonics, 0 (the same colour from all sides) to 3"""
-    sh_every: int = 1000
+    sh_every: Count = 1000
     """updates after which the degree grows by one, at least 1"""
-    densify_gradient: float = 2e-4
+    densify_gradient: NotNegative = 2e-4
     """mean gradient by a centre, per half picture width, above which a Gaussian multiplies; more for small pictures"""
-    percent_dense: float = 0.01
+    percent_dense: Positive = 0.01
     """scale, in extents, up to which a Gaussian is cloned and above which it is split; above 0"""
-    split_factor: float = 1.6
+    split_factor: Annotated[float, Above(1)] = 1.6
     """what the scale of a split Gaussian's two halves is divided by, above 1"""
-    prune_opacity: float = 0.005
+    prune_opacity: Share = 0.005
     """opacity below which a Gaussian is removed, 0 to 1"""
-    refine_start: int = 500
+    refine_start: Count = 500
     """updates before Gaussians first multiply, at least 1"""
-    refine_every: int = 100
+    refine_every: Count = 100
     """updates between one time and the next, at least 1"""
-    refine_stop: float = 0.5
+    refine_stop: Share = 0.5
     """share of all updates after which their number stays, 0 (it always does) to 1"""
-    reset_every: int = 3000
+    reset_every: Natural = 3000
     """updates between one reset of the opacities and the next; 0 for none"""
-    reset_to: float = 0.01
+    reset_to: Positive = 0.01
     """opacity that a reset leaves at most, above 0"""
-    max_gaussians: int = 5_000_000
-    """number above which Gaussians do not multiply, at least `points`"""
+    max_gaussians: Count = 5_000_000
+    """number above which Gaussians do not multiply, at least 1; wise above `points`"""
 
     goal: ClassVar[Goal] = Goal("psnr", "max")
     scores: ClassVar[tuple[str, ...]] = ("psnr", "ssim", "gaussians")

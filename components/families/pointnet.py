@@ -16,7 +16,7 @@ Workers     normalisation uses each worker's own rows, and dropout draws anew on
 # B clouds, N points, C channels, K classes
 
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -24,36 +24,37 @@ from torch import Tensor, nn
 
 from components import space
 from components.family import Batch, Classifier, Phase, Picture, State
+from components.ranges import AtLeast, Between, Count, NotNegative, Positive, Share
 from components.representation import Representation
 from components.representations.points import Points
 
 
 class PointNet(Classifier):
-    stored: int = 2048
-    """points of each shape in the table, at least `points`"""
-    points: int = 1024
+    stored: Count = 2048
+    """points of each shape in the table, at least 1; wise from `points` on"""
+    points: Count = 1024
     """points drawn from those for an update; as many, the first, when it answers"""
-    width: float = 1.0
+    width: Positive = 1.0
     """multiplies the channels of every layer but the last, above 0"""
     deep: bool = False
     """whether the trunk has the two more layers of the authors' code"""
     transforms: Literal["none", "input", "both"] = "both"
     """which T-nets there are: of the points, and of their features"""
-    orthogonality: float = 1e-3
+    orthogonality: NotNegative = 1e-3
     """weight of the term that keeps the feature transform near a rotation, at least 0"""
-    dropout: float = 0.3
+    dropout: Share = 0.3
     """share of units dropped from both hidden layers of the head, 0 to 1"""
-    decay: float = 0.0
+    decay: NotNegative = 0.0
     """weight decay, at least 0"""
-    fall: float = 0.7
+    fall: Share = 0.7
     """factor of the learning rate at each stage, 0 to 1"""
-    stage: int = 200_000
+    stage: Count = 200_000
     """samples from one fall of the learning rate, and of the normalisation's momentum, to the next"""
-    turn: float = 180.0
+    turn: Annotated[float, Between(0, 180)] = 180.0
     """largest rotation about the up axis in training, degrees"""
-    jitter: float = 0.01
+    jitter: NotNegative = 0.01
     """standard deviation of the noise on points in training, radii of the shape; cut at five of it"""
-    stretch: float = 1.0
+    stretch: Annotated[float, AtLeast(1)] = 1.0
     """largest scale along each axis in training, at least 1; the smallest is its inverse"""
 
     @classmethod

@@ -16,9 +16,9 @@ Exempt      3: one map, one worker (its gradient needs all points); 6: new point
 
 # N points, B of them, D features, K neighbours
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from components import space
 from components.errors import UsageError
 from components.family import Batch, Family, Goal, Phase, Picture, State
+from components.ranges import Above, AtLeast, Natural, NotNegative, Share
 from components.representation import Representation
 from components.representations.features import Features
 from components.table import Rows
@@ -44,31 +45,31 @@ class Tsne(Family):
     but says nothing about the map; it is reported beside.
     """
 
-    lr: float = 0.0
+    lr: NotNegative = 0.0
     """learning rate, above 0; or 0 for max(N / exaggeration / 4, 50), the 4 being that of the gradient"""
-    points: int = 0
+    points: Natural = 0
     """points on the map; 0 is read from the training split"""
     labels: tuple[str, ...] = ()
     """names of the labels, for the legend"""
-    perplexity: float = 30.0
-    """effective number of neighbours, above 1 and below N; wise below N / 3"""
-    exaggeration: float = 12.0
+    perplexity: Annotated[float, Above(1)] = 30.0
+    """effective number of neighbours, above 1; (N - 1) / 3 where it is N or more; wise below that"""
+    exaggeration: Annotated[float, AtLeast(1)] = 12.0
     """factor of P in the first phase, at least 1"""
-    exaggerated: int = 250
+    exaggerated: Natural = 250
     """updates of the first phase"""
-    momentum: float = 0.8
+    momentum: Share = 0.8
     """share of the last displacement that is kept, 0 to 1"""
-    early_momentum: float = 0.5
+    early_momentum: Share = 0.5
     """the same in the first 250 updates"""
     start: Literal["pca", "random"] = "pca"
     """first map: the principal axes, or chance; both with a deviation of 1e-4"""
     metric: Literal["euclidean", "cosine"] = "euclidean"
     """distance between the data; cosine is euclidean between vectors of length 1"""
-    components: int = 50
+    components: Natural = 50
     """principal axes kept before distances are taken; 0 keeps the data as they are"""
     method: Literal["exact", "barnes_hut"] = "exact"
     """exact needs memory for N^2 numbers; choose the other, approximate, above some 3,000 points"""
-    angle: float = 0.5
+    angle: Share = 0.5
     """how coarsely barnes_hut sums, 0 to 1; less is more exact"""
 
     goal: ClassVar[Goal] = Goal("trustworthiness", "max")
@@ -88,12 +89,19 @@ class Tsne(Family):
         return Features()
 
     def adapt(self, rows: Rows) -> Self:
-        if not self.perplexity < len(rows):
+        """
+        With the points, and a perplexity that they allow: where they are too few for it, the largest wise one.
+
+        Between a third of the points and all of them is unwise, but can be, and is left as it was asked for.
+        """
+        few, most = len(rows), widest(len(rows))
+        if few < 3 or (self.perplexity >= few and most <= 1):
             raise UsageError(
-                f"`perplexity` must be below the number of points, but got {self.perplexity:g} and {len(rows)}. "
-                f"Set it to {max(2, len(rows) // 3)} or less."
+                f"A map needs at least 5 points, or 3 with --set tsne.perplexity=2, but the training split has {few}. "
+                "Give it more shapes that can be read."
             )
-        return replace(self, points=len(rows), batch=len(rows), labels=tuple(rows.labels))
+        perplexity = self.perplexity if self.perplexity < few else most
+        return replace(self, points=few, batch=few, labels=tuple(rows.labels), perplexity=perplexity)
 
     def network(self) -> nn.Module:
         return Map(self.points)
@@ -165,6 +173,11 @@ class Tsne(Family):
         if totals["known"]:
             scores["neighbour_accuracy"] = float(totals["right"] / totals["known"])
         return scores
+
+    def diagnose(self, curves: Mapping[str, Sequence[float]]) -> list[str]:
+        if self.perplexity != widest(self.points):
+            return []
+        return [f"perplexity is {self.perplexity:.3g}, the most that is wise for {self.points} points"]
 
     def predict(self, net: Any, batch: Batch) -> dict[str, Tensor]:
         """`position` [B, 2] on the map of points that it was fitted on."""
@@ -262,6 +275,11 @@ class DeltaBarDelta(torch.optim.Optimizer):
                 gain.copy_(torch.where(onward, gain + 0.2, gain * 0.8).clamp(min=group["least"]))
                 velocity.mul_(group["momentum"]).sub_(group["lr"] * gain * slope)
                 parameter.add_(velocity)
+
+
+def widest(points: int) -> float:
+    """The largest wise perplexity: each point has three neighbours for each of it."""
+    return (points - 1) / 3
 
 
 def conditional(distances_NK: Tensor, perplexity: float) -> Tensor:

@@ -13,7 +13,7 @@ Expect      tiny, bundled furniture, 309 shapes to learn from, 45 s of one CPU: 
 # B grids, X Y Z voxels along each axis (Y is up), C channels, K classes
 
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from components import space
 from components.family import Batch, Classifier, Phase, Picture
+from components.ranges import AtLeast, Between, Count, Natural, NotNegative, Share
 from components.representation import Representation
 from components.representations.voxels import Voxels
 
@@ -30,27 +31,27 @@ FALLS = (1.0, 0.1, 0.05, 0.01)  # of the learning rate, before the first of `fal
 
 
 class VoxNet(Classifier):
-    resolution: int = 32
+    resolution: Annotated[int, AtLeast(16)] = 32
     """voxels along each axis, at least 16"""
     solid: bool = True
     """whether the inside of a shape is filled"""
-    pad: int = 4
+    pad: Natural = 4
     """free voxels at each end of a shape's longest side: the paper's shapes are 24 of 32 long"""
-    filters: int = 32
+    filters: Count = 32
     """channels of both convolutions, at least 1"""
-    hidden: int = 128
+    hidden: Count = 128
     """units of the layer before the last, at least 1"""
-    dropout: float = 1.0
+    dropout: Annotated[float, Between(0, 2)] = 1.0
     """multiplies the three dropout rates 0.2, 0.3 and 0.4; 0 to 2"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd has momentum 0.9, as in the paper"""
-    decay: float = 1e-3
+    decay: NotNegative = 1e-3
     """weight decay, on all parameters, at least 0"""
-    falls: tuple[int, ...] = (60_000, 400_000, 600_000)
+    falls: tuple[Natural, ...] = (60_000, 400_000, 600_000)
     """updates after which the learning rate is 0.1, 0.05 and 0.01 of the first"""
-    shift: int = 2
+    shift: Natural = 2
     """largest displacement along each axis in training, voxels"""
-    mirror: float = 0.2
+    mirror: Share = 0.2
     """chance of a reflection along each horizontal axis in training, 0 to 1"""
     turn: bool = True
     """whether grids are turned about the up axis by quarters in training"""

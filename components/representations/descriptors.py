@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from components.kernels.frames import box, upright
 from components.kernels.sampling import sample
 from components.mesh import Mesh
+from components.ranges import Count
 from components.representation import Column, Representation
 
 Floats = NDArray[np.float64]
@@ -23,13 +24,13 @@ class Descriptors(Representation):
     points), then the cells of a coarse grid that hold a point, x slowest, then the box's sides over the longest.
     """
 
-    count: int = 2048
+    count: Count = 2048
     """points drawn from each shape"""
-    pairs: int = 16384
+    pairs: Count = 16384
     """pairs of them whose distance is taken"""
-    bins: int = 64
+    bins: Count = 64
     """parts of the distance histogram"""
-    resolution: int = 12
+    resolution: Count = 12
     """cells along each axis of the grid"""
 
     def columns(self) -> Mapping[str, Column]:

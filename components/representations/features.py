@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from components.errors import UsageError
+from components.ranges import Natural
 from components.representation import Column, Representation
 
 
 class Features(Representation):
-    dim: int = 0
+    dim: Natural = 0
     """features in a vector; 0 until `predict` knows"""
 
     def columns(self) -> Mapping[str, Column]:

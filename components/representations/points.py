@@ -3,6 +3,7 @@ Points drawn evenly over the surface of a shape, as PointNet reads it.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from components.kernels.frames import box, reach, upright
 from components.kernels.neighbours import farthest
 from components.kernels.sampling import normals, sample
 from components.mesh import Mesh
+from components.ranges import Count
 from components.representation import Column, Representation
 
 UNITS = {
@@ -23,18 +25,14 @@ UNITS = {
 class Points(Representation):
     """One row an asset: `count` points of its surface, uniform by area. Any prefix of them covers the whole shape."""
 
-    count: int = 1024
+    count: Count = 1024
     """points drawn from each shape"""
     normals: bool = False
     """whether each point has its face's unit normal besides, outward where the mesh's faces are"""
     farthest: bool = False
     """whether they are the farthest points among four times as many: evenly spaced, and ordered from coarse to fine"""
-    unit: str = "sphere"
+    unit: Literal["sphere", "box", "metric"] = "sphere"
     """sphere (centroid 0, largest norm 1), box (longest side 1) or metric (the source's lengths)"""
-
-    def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise ValueError(f"`unit` must be sphere, box or metric, but got {self.unit!r}.")
 
     def columns(self) -> Mapping[str, Column]:
         points = {"points": Column((self.count, 3), "float32", UNITS[self.unit])}

@@ -5,7 +5,7 @@ Pictures of a shape from all sides, with exact cameras: colour, depth, normals, 
 # F faces, H rows, W columns, S pixels that see the shape
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from components.kernels.frames import box, reach, upright
 from components.kernels.raster import rasterize
 from components.kernels.sampling import interpolate, normals
 from components.mesh import Mesh
+from components.ranges import Between, Count, Natural, Share
 from components.representation import Column, Representation
 from components.srgb import product
 
@@ -32,19 +33,19 @@ class Views(Representation):
     2015); more lie on a Fibonacci sphere. From where they stand the shape's ball just fits the picture.
     """
 
-    count: int = 12
+    count: Count = 12
     """views of each shape"""
-    size: int = 64
+    size: Count = 64
     """rows and columns of each picture, pixels"""
-    fov: float = 40.0
+    fov: Annotated[float, Between(1, 179)] = 40.0
     """angle that a picture spans, degrees"""
-    supersample: int = 1
+    supersample: Count = 1
     """colour samples along each side of a pixel; their mean is its colour, so that edges and patterns do not alias"""
-    shading: float = 0.6
+    shading: Share = 0.6
     """how much of a colour depends on the lamps, 0 (flat) to 1"""
     metric: bool = False
     """whether lengths are the source's own; else the farthest point of the shape is at 1"""
-    hold_out: int = 0
+    hold_out: Natural = 0
     """every so-manyth view is test, and those half-way between are val (from 3 on); 0 leaves the asset's split"""
 
     def columns(self) -> Mapping[str, Column]:

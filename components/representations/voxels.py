@@ -7,28 +7,32 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from components.errors import UsageError
 from components.kernels.frames import box, upright
 from components.kernels.voxels import solid, surface
 from components.mesh import Mesh
+from components.ranges import Count, Natural, NotNegative
 from components.representation import Column, Representation
 
 
 class Voxels(Representation):
     """One row an asset: a grid of 0 and 1, entry [x, y, z] with y up, the shape's box in its middle, unstretched."""
 
-    resolution: int = 32
+    resolution: Count = 32
     """voxels along each axis"""
     solid: bool = True
     """whether the inside counts, and not the surface alone"""
-    pad: int = 2
+    pad: Natural = 2
     """free voxels at each end of the shape's longest side"""
-    edge: float = 0.0
+    edge: NotNegative = 0.0
     """edge of the grid in the source's lengths, what lies beyond being cut off; 0 fits the grid to each shape"""
 
     def __post_init__(self) -> None:
-        if not 0 <= 2 * self.pad < self.resolution:
-            raise ValueError(
-                f"0 <= 2 * `pad` < `resolution` must hold, but got pad={self.pad}, resolution={self.resolution}."
+        super().__post_init__()
+        if not 2 * self.pad < self.resolution:
+            raise UsageError(
+                f"2 * `pad` must be below `resolution`, but got pad={self.pad}, resolution={self.resolution}. "
+                "Make `pad` smaller."
             )
 
     def columns(self) -> Mapping[str, Column]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 from components import files, places
 from components.decode import READERS, beside, decode
@@ -18,6 +18,7 @@ from components.decoders import glb, obj
 from components.decoders.shared import Resolve
 from components.errors import DataError
 from components.mesh import Mesh
+from components.ranges import AtLeast, Natural
 from components.source import Asset, Source, Unreadable, split_by_hash
 
 VAL = 0.12
@@ -28,11 +29,11 @@ class Folder(Source):
 
     root: str
     """the folder that has a sub-folder for each label"""
-    fold: int = 0
+    fold: Natural = 0
     """which of the folds is the test set"""
     up: Literal["x", "y", "z"] = "y"
     """the files' axis that points up"""
-    folds: int = 5
+    folds: Annotated[int, AtLeast(2)] = 5
     """parts of each class, one of which is the test set"""
 
     def rows(self) -> list[Asset]:

@@ -15,11 +15,13 @@ import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 from components import catalogue, files, packed, places
 from components.archives import member_of_ar, tar_members, unxz
-from components.errors import DataError
+from components.errors import DataError, UsageError
 from components.mesh import Mesh
+from components.ranges import AtLeast, Natural
 from components.resource import resource
 from components.source import Asset, Source, split_by_hash
 
@@ -40,10 +42,18 @@ class Furniture(Source):
     """with full: the .deb, or a folder that has it or its .sh3f files; empty downloads it"""
     textured: bool = False
     """only the few bundled pieces that have all of their faces and pictures"""
-    fold: int = 0
+    fold: Natural = 0
     """which of the folds is the test set"""
-    folds: int = 5
+    folds: Annotated[int, AtLeast(2)] = 5
     """parts of each class, one of which is the test set"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.root and not self.full:
+            raise UsageError(
+                f"--root is read with --full only, but got {self.root!r} without it. "
+                f"Did you mean --source folder --root {self.root}?"
+            )
 
     def rows(self) -> list[Asset]:
         # The split is dealt over all of the pieces, so that a textured one keeps its own.

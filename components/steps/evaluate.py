@@ -14,6 +14,7 @@ from safetensors.torch import save as save_tensors
 from components.artifacts import Checkpoint, Scores
 from components.crash import point
 from components.errors import DataError, UsageError
+from components.family import Classifier
 from components.files import File, keep
 from components.plain import canonical
 from components.representations.descriptors import Descriptors
@@ -96,9 +97,22 @@ def _example(checkpoint: Checkpoint, rows: Rows) -> File:
 
 
 def _rows(table: Table, checkpoint: Checkpoint, split: str, labels: Sequence[str]) -> Rows:
-    """The rows of a split; the training rows where a method has no others (t-SNE)."""
+    """The rows of a split; the training rows where a method has no others (t-SNE), which a classifier must have."""
     rows = table.open(checkpoint.representation, split, labels)
+    if isinstance(checkpoint.family, Classifier):
+        return held(rows, split, table)
     return rows if len(rows) else table.open(checkpoint.representation, "train", labels)
+
+
+def held(rows: Rows, split: str, table: Table) -> Rows:
+    """The rows of a split, of which there must be some: a score of none is no number."""
+    if len(rows):
+        return rows
+    there = ", ".join(f"{table.counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
+    raise DataError(
+        f"A score needs assets in train, val and test, but {split} has none; there are {there}. "
+        "Give each label at least 3 files that can be read, or pass another --fold."
+    )
 
 
 def _totals(index: tuple[int, ...], family: Any, net: Any, rows: Rows) -> dict[str, Any]:
@@ -112,7 +126,7 @@ def baseline(table: Table, *, method: Literal["majority", "forest"] = "forest", 
 
     The forest has 300 trees and learns from `Descriptors`, which the table must hold.
     """
-    train, val, test = (table.open(Descriptors(), split) for split in ("train", "val", "test"))
+    train, val, test = (held(table.open(Descriptors(), split), split, table) for split in ("train", "val", "test"))
     answer = _majority(train) if method == "majority" else _forest(train, context.seed)
     right = {name: answer(rows) == rows.label.numpy() for name, rows in (("val", val), ("test", test))}
     scores = Scores(

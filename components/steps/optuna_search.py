@@ -4,10 +4,12 @@ A long search: Optuna's TPE under ASHA on Ray Tune.
 It depends on which trial ends first, so it can be neither extended nor repeated exactly; `tune` says so in its help.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from components import files
+from components.errors import DataError, RayfieldError, UsageError
 from components.family import Family
 from components.space import Choice, Integer, LogUniform
 from components.step import Context
@@ -56,9 +58,30 @@ def search(family: Family, table: Table, trials: int, context: Context) -> list[
         ),
         run_config=tune.RunConfig(name="optuna", storage_path=f"{context.scratch}/tune", verbose=0),
     ).fit()
+    failed = own_errors({number: result.error for number, result in enumerate(found) if result.error})
+    if len(failed) == len(found):
+        raise DataError(f"No trial of {family.name} was scored. The first: {failed[0]}")
+    if failed:
+        context.note({"failed": f"{len(failed)} of {trials} trials failed: {next(iter(failed.values()))}"})
     ended = [result for result in found if result.metrics and goal.name in result.metrics]
     ended.sort(key=lambda result: result.metrics[goal.name], reverse=goal.direction == "max")
     return [(replace(family, **result.config), _numbers(result.metrics)) for result in ended]
+
+
+def own_errors(errors: Mapping[int, BaseException]) -> dict[int, RayfieldError]:
+    """
+    What is wrong with the trials themselves: a field's value, or the data.
+
+    Anything else is raised again: a worker that died or memory that ran out would narrow the search for good, and the
+    step is tried again where that may help; the rungs that were reached are kept.
+    """
+    own: dict[int, RayfieldError] = {}
+    for trial, error in errors.items():
+        cause = getattr(error, "cause", None) or error
+        if not isinstance(cause, UsageError | DataError):
+            raise cause
+        own[trial] = cause
+    return own
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:

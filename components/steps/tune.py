@@ -14,10 +14,12 @@ import numpy as np
 
 from components import files
 from components.crash import point
-from components.errors import DataError, UsageError
+from components.errors import DataError, RayfieldError, UsageError
 from components.family import Family
 from components.files import File, keep
+from components.ranges import Count
 from components.step import Context, step
+from components.steps.optuna_search import own_errors
 from components.steps.optuna_search import search as long_search
 from components.steps.stream import judged
 from components.table import Table
@@ -80,17 +82,27 @@ class Plan:
     """steps, the last one being the family's own"""
 
 
+Failed = dict[int, RayfieldError]
+"""trial -> what was wrong with it"""
+
+
 @step(spreads=True)
 def tune(
-    family: Family, table: Table, *, trials: int = 8, search: Literal["halving", "optuna"] = "halving", context: Context
+    family: Family,
+    table: Table,
+    *,
+    trials: Count = 8,
+    search: Literal["halving", "optuna"] = "halving",
+    context: Context,
 ) -> Family:
     """
-    The family with the best validation score of some trials; the family as it is, if none is better.
+    The family with the best validation score of the trials that are trained to the end.
+
+    Trial 0 is the family as it is. Rungs halve on scores of the way: it is chosen if it lasts and none is better, but
+    may be cut early though it would have been. A trial that fails by itself is said; trial 0 fails the search.
 
     `search="optuna"` is Optuna's TPE under ASHA, for long searches: it can be neither extended nor repeated exactly.
     """
-    if trials < 1:
-        raise UsageError(f"`trials` must be at least 1, but got {trials}.")
     rows = table.open(family.representation(), "train")
     adapted = family.adapt(rows)
     if search == "optuna":
@@ -99,7 +111,9 @@ def tune(
         context.figure("search", search_figure(adapted, results))
         return taken(family, found[0][0])
     plan = Plan(tuple(sample(adapted, trials, context.seed)), rungs(adapted, min(trials, GROUP)))
-    results = _halve(plan, table, context)
+    results, failed = _halve(plan, table, context)
+    if failed:
+        context.note({"failed": said(failed, trials)})
     point("tune: every rung is remembered, none is chosen")
     best = choose(adapted, results)
     context.figure("search", search_figure(adapted, results))
@@ -145,14 +159,17 @@ def _quiet(family: Family, step: int) -> int:
     return step
 
 
-def _halve(plan: Plan, table: Table, context: Context) -> dict[int, list[Rung]]:
-    """Trial -> its rungs. Each group is halved by itself, so that a later group changes no earlier one."""
+def _halve(plan: Plan, table: Table, context: Context) -> tuple[dict[int, list[Rung]], Failed]:
+    """Trial -> its rungs, and why some failed. Each group is halved by itself: a later one changes no earlier one."""
     results: dict[int, list[Rung]] = {trial: [] for trial in range(len(plan.families))}
+    failed: Failed = {}
     for first in range(0, len(plan.families), GROUP):
         alive = list(range(first, min(first + GROUP, len(plan.families))))
         for level, steps in enumerate(plan.rungs):
             states = {trial: results[trial][-1].state if level else None for trial in alive}
-            for trial, rung in _run(plan, states, level, table, context).items():
+            found, errors = _run(plan, states, level, table, context)
+            failed |= errors
+            for trial, rung in found.items():
                 results[trial].append(rung)
             alive = [trial for trial in alive if len(results[trial]) == level + 1]
             if not alive:
@@ -161,7 +178,7 @@ def _halve(plan: Plan, table: Table, context: Context) -> dict[int, list[Rung]]:
             order = sorted(alive, key=lambda t: _rank(results[t][-1].scores[goal.name], goal.direction))
             alive = sorted(order[: max(1, len(order) // 2)])
             context.log({"best_so_far": results[order[0]][-1].scores[goal.name]}, steps)
-    return results
+    return results, failed
 
 
 def _rank(value: float, direction: str) -> float:
@@ -170,7 +187,9 @@ def _rank(value: float, direction: str) -> float:
     return -value if direction == "max" else value
 
 
-def _run(plan: Plan, states: Mapping[int, File | None], level: int, table: Table, context: Context) -> dict[int, Rung]:
+def _run(
+    plan: Plan, states: Mapping[int, File | None], level: int, table: Table, context: Context
+) -> tuple[dict[int, Rung], Failed]:
     """Brings trials from where they left off to a rung: those that are not in the store yet, on Ray Tune."""
     keys = {trial: context.key(family=plan.families[trial], table=table, steps=plan.rungs[level]) for trial in states}
     climbs = {
@@ -184,15 +203,24 @@ def _run(plan: Plan, states: Mapping[int, File | None], level: int, table: Table
         for trial, key in keys.items()
         if context.recall(key) is None
     }
-    if climbs:
-        _on_tune(climbs, f"rung-{level}-{min(climbs)}", table, context)
-    found = {trial: context.recall(key) for trial, key in keys.items()}
-    if not any(found.values()):
-        raise DataError(f"No trial of {plan.families[0].name} reached step {plan.rungs[level]}. See the trials' logs.")
-    return {trial: rung for trial, rung in found.items() if rung is not None}
+    failed = own_errors(_on_tune(climbs, f"rung-{level}-{min(climbs)}", table, context)) if climbs else {}
+    found = {trial: rung for trial, key in keys.items() if (rung := context.recall(key)) is not None}
+    if 0 in failed:
+        raise type(failed[0])(f"{plan.families[0].name} as it is, which is trial 0, failed: {failed[0]}")
+    if not found:
+        reason = next(iter(failed.values()), "See the trials' logs.")
+        raise DataError(f"No trial of {plan.families[0].name} reached step {plan.rungs[level]}. The first: {reason}")
+    return found, failed
 
 
-def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context) -> None:
+def said(failed: Failed, trials: int) -> str:
+    """How many trials failed, and why the first did."""
+    first, error = min(failed.items())
+    return f"{len(failed)} of {trials} trials failed; trial {first:02d}: {error}"
+
+
+def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context) -> dict[int, BaseException]:
+    """Runs them, each to its rung; what comes back is why some of them did not reach it."""
     from ray import tune as ray_tune
 
     store, steps = files.root(), next(iter(climbs.values())).steps
@@ -211,7 +239,7 @@ def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context
             self.ended += 1
             context.progress(self.ended, len(climbs), f"trials to step {steps}")
 
-    ray_tune.Tuner(
+    results = ray_tune.Tuner(
         ray_tune.with_resources(trainable, {"CPU": 1}),
         param_space={"trial": ray_tune.grid_search(list(climbs))},
         tune_config=ray_tune.TuneConfig(
@@ -221,6 +249,7 @@ def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context
             name=name, storage_path=f"{context.scratch}/tune", verbose=0, callbacks=[Progress()]
         ),
     ).fit()
+    return {trial: error for trial, result in zip(climbs, results, strict=True) if (error := result.error)}
 
 
 def choose(family: Family, results: dict[int, list[Rung]]) -> Family:

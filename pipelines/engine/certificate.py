@@ -100,9 +100,10 @@ def _learns(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     rivals = {m["result"]["name"]: m["result"] for m in results.values() if m["step"].endswith(":baseline")}
     said += "".join(f"; {n} {r['test'][goal]:.3f} ± {r['error'][goal]:.3f}" for n, r in rivals.items())
     naive = rivals.get("majority")
+    alone = "" if naive else f"; no naive baseline: judged by {goal} alone"
     return {
         "ok": naive is None or scores["test"][goal] > naive["test"][goal],
-        "found": f"{said} ({scores['count']} rows)",
+        "found": f"{said} ({scores['count']} rows){alone}",
     }
 
 

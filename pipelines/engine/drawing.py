@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from components.errors import UsageError, nearest
+from components.parameters import check
 from components.plain import canonical
+from components.ranges import Seed
 from components.source import Only, Source
 from components.step import Handle, Step, current_drawing
 from pipelines.engine.code import path_of
@@ -95,7 +97,9 @@ def scores_of(families: frozenset[type[Any]] | None) -> list[str]:
 def draw(pipeline: Callable[..., None], values: Mapping[str, Any], settings: Mapping[str, Mapping[str, str]]) -> Graph:
     """The graph of a pipeline for these parameters. `settings` are those of --set: family -> field -> text."""
     forget()
-    graph = Graph(seed=int(values.get("seed", 0)))
+    seed = int(values.get("seed", 0))
+    check(seed, Seed, "--seed", "Pass another --seed.")
+    graph = Graph(seed=seed)
     token = current_drawing.set(graph)
     try:
         with _overriding(settings) as met:

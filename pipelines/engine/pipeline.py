@@ -234,11 +234,11 @@ def options(words: Sequence[str]) -> dict[str, str]:
 
 def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapping[str, str]) -> dict[str, Any]:
     """The parameters of a pipeline: each text read as its annotation says, the rest by default."""
-    from components.parameters import read
+    from components.parameters import check, read
     from components.source import Source
     from components.source import find as find_source
 
-    hints, signature = get_type_hints(function), inspect.signature(function)
+    hints, signature = get_type_hints(function, include_extras=True), inspect.signature(function)
     _no_secrets({**texts, **source}, hints)
     if source and Source not in hints.values():
         raise _unknown(function, next(iter(source)))
@@ -257,4 +257,5 @@ def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapp
             found[name] = find_family(given)
         else:
             found[name] = read(given, kind, f"--{name}") if name in texts else given
+            check(found[name], kind, f"--{name}", f"Pass another --{name}.")
     return found

@@ -26,14 +26,15 @@ from torch import Tensor, nn
 
 from components import space
 from components.family import Batch, Classifier
+from components.ranges import Count
 from components.representation import Representation
 from components.representations.points import Points
 
 
 class {title}(Classifier):
-    points: int = 256
+    points: Count = 256
     """points drawn from each shape, at least 1"""
-    width: int = 64
+    width: Count = 64
     """channels of the hidden layers, at least 1"""
 
     @classmethod

@@ -3,7 +3,8 @@ Families: presets, settings, scores of classifiers, and how one is found by its 
 """
 
 import pickle
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, fields, replace
+from typing import Annotated, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_presets_are_found_by_name_and_tiny_is_the_first(name):
             "`size` of PointNet must be tiny or authors or paper, but got 'tny'. Did you mean",
         ),
         (lambda: read_field(PointNet, "lrr", "1"), "Family 'pointnet' has no field 'lrr'. Did you mean 'lr'?"),
-        (lambda: read_field(PointNet, "lr", "x"), "PointNet.lr must be a number, but got 'x'."),
+        (lambda: read_field(PointNet, "lr", "x"), "pointnet.lr must be a number, but got 'x'."),
     ],
     ids=["name", "size", "field", "value"],
 )
@@ -76,6 +77,45 @@ def test_a_setting_reaches_every_family_and_ends_with_the_drawing(name):
     assert met == {(name, "ema")}
     assert family.tiny().ema != 0.25
     assert replace(inside, ema=0.5).ema == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "text", "words"),
+    [
+        ("voxnet", "lr", "-1", "voxnet.lr must be above 0, but got -1.0. Pass --set voxnet.lr=..."),
+        ("voxnet", "lr", "nan", "voxnet.lr must be a number, but got 'nan'."),
+        ("voxnet", "lr", "inf", "voxnet.lr must be above 0, but got inf. Pass --set voxnet.lr=..."),
+        ("voxnet", "dropout", "7", "voxnet.dropout must be 0 to 2, but got 7.0."),
+        ("voxnet", "resolution", "3", "voxnet.resolution must be at least 16, but got 3."),
+        ("pointnet", "points", "0", "pointnet.points must be at least 1, but got 0."),
+        ("pointnet", "batch", "0", "pointnet.batch must be at least 1, but got 0."),
+        ("pointnet", "steps", "0", "pointnet.steps must be at least 1, but got 0."),
+        ("tsne", "perplexity", "-4", "tsne.perplexity must be above 1, but got -4.0."),
+        ("convnet", "widths", "8,0", "convnet.widths must be at least 1, but got 0."),
+        ("gan", "size", "48", "gan.size must be 8 or 16 or 32 or 64 or 128 or 256, but got '48'."),
+        ("gaussians", "fall", "0", "gaussians.fall must be above 0, but got 0.0."),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_when_the_family_is_made(name, field, text, words):
+    with pytest.raises(UsageError) as caught, overriding({name: {field: text}}):
+        find(name).tiny()
+
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_number_out_of_its_range_is_refused_in_a_notebook_too():
+    with pytest.raises(UsageError, match="voxnet.dropout must be 0 to 2, but got 3"):
+        replace(VoxNet.tiny(), dropout=3)
+
+
+@every_family
+def test_every_number_of_a_family_has_a_range(name):
+    """One without would be refused by a library, hours later, or by none."""
+    plain = {one.name for one in fields(find(name)) if {one.type, *get_args(one.type)} & {int, float}}
+    ranged = {one.name for one in fields(find(name)) if get_origin(one.type) is Annotated}
+
+    assert plain <= ranged
 
 
 def test_a_classifier_takes_its_classes_from_the_training_rows():

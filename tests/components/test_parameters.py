@@ -1,13 +1,14 @@
 """
-How text becomes a value.
+How text becomes a value, and which values there may be.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
 from components.errors import UsageError
-from components.parameters import read
+from components.parameters import check, read
+from components.ranges import Above, AtLeast, Between, Count
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,8 @@ from components.parameters import read
         ("4", int | tuple[int, int], 4),
         ("1,4", int | tuple[int, int], (1, 4)),
         ("pointnet,voxnet", tuple[str, ...], ("pointnet", "voxnet")),
+        ("3", Count, 3),
+        ("1,2", tuple[Count, ...], (1, 2)),
     ],
 )
 def test_the_annotation_decides_how_text_is_read(text, kind, value):
@@ -47,6 +50,7 @@ def test_the_annotation_decides_how_text_is_read(text, kind, value):
         ("three", int, "--x must be a whole number, but got 'three'."),
         ("3.5", int, "--x must be a whole number, but got '3.5'."),
         ("inf", int, "--x must be a whole number, but got 'inf'."),
+        ("nan", float, "--x must be a number, but got 'nan'."),
         ("nan", int, "--x must be a whole number, but got 'nan'."),
         ("fast", float, "--x must be a number, but got 'fast'."),
         ("maybe", bool, "--x must be true or false, but got 'maybe'."),
@@ -62,3 +66,23 @@ def test_a_wrong_value_is_refused_with_the_law_and_the_value(text, kind, words):
         read(text, kind, "--x")
 
     assert str(caught.value) == words
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "kind", "law"),
+    [
+        (0, -1, Annotated[int, AtLeast(0)], "at least 0"),
+        (0.1, 0, Annotated[float, Above(0)], "above 0"),
+        (1, 1.5, Annotated[float, Between(0, 1)], "0 to 1"),
+        (0, float("nan"), Annotated[float, Between(0, 1)], "0 to 1"),
+        (2, float("inf"), Annotated[float, AtLeast(0)], "at least 0"),
+        (1, 0, Annotated[Annotated[float, Above(0)], Between(0, 1)], "above 0"),
+        ((1, 2), (1, 0), tuple[Count, ...], "at least 1"),
+        ("both", "bot", Literal["none", "both"], "none or both"),
+        (8, 9, Literal[8, 16], "8 or 16"),
+    ],
+)
+def test_a_value_that_its_annotation_rules_out_is_refused(good, bad, kind, law):
+    check(good, kind, "--x")
+    with pytest.raises(UsageError, match=f"--x must be {law}, but got "):
+        check(bad, kind, "--x")

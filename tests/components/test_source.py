@@ -72,6 +72,11 @@ def test_folds_share_the_assets_out_and_every_class_is_in_each():
         assert Counter(a.label for a in one if a.split == split).keys() == {"label 0", "label 1", "label 2"}
 
 
+def test_a_fold_that_there_is_not_is_refused_when_the_assets_are_listed():
+    with pytest.raises(UsageError, match="--fold must be below --folds, but got 9 of 5. Pass --fold 0 to 4."):
+        Furniture(fold=9).rows()
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
 def test_a_small_class_has_something_to_learn_from(count):
     dealt = split_by_hash(assets(count, labels=1), fold=0, folds=5, val=0.12)
@@ -99,9 +104,16 @@ def test_a_source_is_found_by_its_files_name_with_fields_read_from_text():
         ("furnitur", {}, "No source 'furnitur'. Did you mean 'furniture'?"),
         ("furniture", {"fould": "1"}, "Source 'furniture' has no field 'fould'. Did you mean 'fold'?"),
         ("furniture", {"fold": "x"}, "--fold must be a whole number, but got 'x'."),
+        ("furniture", {"folds": "0"}, "--folds must be at least 2, but got 0. Pass another --folds."),
+        ("folder", {"root": "shapes", "fold": "-1"}, "--fold must be at least 0, but got -1."),
+        (
+            "furniture",
+            {"root": "shapes"},
+            "--root is read with --full only, but got 'shapes' without it. Did you mean --source folder --root shapes?",
+        ),
         ("folder", {}, "Source 'folder' needs --root, but it was not given."),
     ],
-    ids=["name", "field", "value", "missing"],
+    ids=["name", "field", "value", "range", "another range", "ignored", "missing"],
 )
 def test_a_source_that_is_not_there_is_refused(name, settings, words):
     with pytest.raises(UsageError) as caught:

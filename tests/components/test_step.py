@@ -2,9 +2,12 @@
 Steps outside a pipeline: they run at once, so that tests and notebooks need no engine.
 """
 
+from typing import Literal
+
 import pytest
 
 from components.errors import UsageError
+from components.ranges import Count
 from components.step import Context, Handle, Printing, Step, current_drawing, step
 
 
@@ -57,6 +60,29 @@ def test_a_wrong_call_says_what_the_step_takes(args, kwargs, words):
         scaled(*args, **kwargs)
 
     assert words in str(caught.value)
+
+
+@step
+def drawn(way: Literal["by hand", "by rule"] = "by rule", times: Count = 1) -> str:
+    return way * times
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"way": "by ruler"}, "`way` of drawn must be by hand or by rule, but got 'by ruler'. Did you mean 'by rule'?"),
+        ({"times": 0}, "`times` of drawn must be at least 1, but got 0."),
+    ],
+)
+def test_an_argument_that_its_annotation_rules_out_is_refused(arguments, words):
+    with pytest.raises(UsageError) as caught:
+        drawn(**arguments)
+
+    assert str(caught.value) == words
+
+
+def test_what_a_step_will_make_is_taken_for_any_argument():
+    assert drawn.bind((Handle("train", "k"),), {})["times"] == 1
 
 
 def test_the_printing_context_keeps_what_it_is_told_while_it_lives():

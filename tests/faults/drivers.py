@@ -155,9 +155,10 @@ def watch(place: Path, number: int) -> None:
         alias(self, name, word, version)
         note("aliases", f"{word} {version}")
 
-    def in_turn(climbs: Mapping[int, Any], name: str, table: Any, own: Any) -> None:
+    def in_turn(climbs: Mapping[int, Any], name: str, table: Any, own: Any) -> dict[int, BaseException]:
         for climb in climbs.values():
             climb.run(table, own)
+        return {}
 
     running.OnRay = Noting
     train.Clock = Every

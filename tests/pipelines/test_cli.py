@@ -421,7 +421,7 @@ def test_a_record_says_how_to_make_the_run_again(toy, untracked):
         (["run", "quickstart", "--source", "folder"], "Source 'folder' needs --root"),
         (["run", "classify", "--family", "pointnett"], "No family 'pointnett'. Did you mean 'pointnet'?"),
         (["run", "quickstart", "--set", "pointnet.lrr=1"], "no field 'lrr'. Did you mean 'lr'?"),
-        (["run", "quickstart", "--set", "pointnet.lr=x"], "PointNet.lr must be a number, but got 'x'."),
+        (["run", "quickstart", "--set", "pointnet.lr=x"], "pointnet.lr must be a number, but got 'x'."),
         (["run", "quickstart", "--set", "gan.lr=1"], "--set gan.lr met no gan"),
         (["run", "quickstart", "--set", "lr=1"], "--set is family.field=value, but got 'lr=1'."),
         (["run", "quickstart", "tiny"], "An option begins with --, but got 'tiny'."),

@@ -268,9 +268,36 @@ def test_refuses_new_points_and_says_how_many(learned):
         family.predict(net, strangers.batch(np.arange(150)))
 
 
-def test_refuses_a_perplexity_that_is_no_less_than_the_points():
-    with pytest.raises(UsageError, match="below the number of points, but got 150 and 150. Set it to 50"):
-        Tsne(perplexity=150).adapt(blobs())
+@pytest.mark.parametrize("count", [5, 6, 20])
+def test_too_few_points_for_a_perplexity_get_the_largest_wise_one_and_it_is_said(count):
+    rows = blobs(count)
+    family = Tsne(perplexity=20, steps=20, exaggerated=5).adapt(rows)
+    learner = Learner.begin(family, rows)
+    scores = [float(update["loss"]) for update in learner.run()]
+
+    assert family.perplexity == (count - 1) / 3
+    assert family.adapt(rows) == family
+    assert f"the most that is wise for {count} points" in family.diagnose({})[0]
+    assert np.isfinite(scores).all()
+    assert np.isfinite(family.score(evaluate(family, learner.best_net, rows))["trustworthiness"])
+
+
+def test_a_perplexity_that_the_points_allow_is_left_as_it_is():
+    for perplexity in (20, 100, 149.5):
+        family = Tsne(perplexity=perplexity).adapt(blobs())
+
+        assert family.perplexity == perplexity
+        assert family.diagnose({}) == []
+
+
+@pytest.mark.parametrize(("count", "perplexity"), [(2, 1.5), (3, 20), (4, 20)])
+def test_too_few_points_for_any_map_are_refused(count, perplexity):
+    with pytest.raises(UsageError, match=f"or 3 with --set tsne.perplexity=2, but the training split has {count}"):
+        Tsne(perplexity=perplexity).adapt(blobs(count))
+
+
+def test_three_points_have_a_map_of_a_perplexity_that_is_asked_for():
+    assert Tsne(perplexity=2).adapt(blobs(3)).perplexity == 2
 
 
 def test_perplexity_is_searched_below_a_third_of_the_points():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from components.errors import UsageError
 from components.mesh import Mesh
 from components.representations.points import Points
 from tests.components.kernels.shapes import box, sphere
@@ -88,5 +89,5 @@ def test_each_point_keeps_its_own_normal():
 
 
 def test_an_unknown_unit_is_refused():
-    with pytest.raises(ValueError, match="`unit` must be sphere, box or metric, but got 'ball'"):
+    with pytest.raises(UsageError, match="points.unit must be sphere or box or metric, but got 'ball'"):
         Points(unit="ball")

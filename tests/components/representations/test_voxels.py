@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from components.errors import UsageError
 from components.representations.voxels import Voxels
 from tests.components.kernels.shapes import box, sphere
 from tests.components.representations.test_points import mesh
@@ -63,5 +64,5 @@ def test_chance_has_no_part():
 
 
 def test_a_pad_that_leaves_no_voxel_is_refused():
-    with pytest.raises(ValueError, match="0 <= 2 \\* `pad` < `resolution` must hold, but got pad=4, resolution=8"):
+    with pytest.raises(UsageError, match="2 \\* `pad` must be below `resolution`, but got pad=4, resolution=8"):
         Voxels(resolution=8, pad=4)

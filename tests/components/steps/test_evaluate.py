@@ -74,6 +74,29 @@ def test_a_baseline_is_scored_on_the_rows_of_each_split(tmp_path):
     assert scores.count == 8
 
 
+@pytest.mark.parametrize(
+    ("each", "split", "there"), [(1, "train", "0 train, 0 val, 2 test"), (2, "val", "2 train, 0 val")]
+)
+def test_a_split_without_assets_is_refused_before_anything_is_scored(tmp_path, each, split, there):
+    """The commonest class of none, or an accuracy that is no number."""
+    root = write_shapes(tmp_path / "few", each=each, labels=("flat", "long"))
+    table = preprocess(Folder(root=str(root)), [Descriptors()], on="here")
+    with pytest.raises(DataError, match=f"but {split} has none; there are {there}.* at least 3 files"):
+        baseline(table, method="majority")
+
+
+def test_a_classifier_is_not_scored_on_what_it_learned_from(checkpoint, tmp_path):
+    """A test split that is empty gave the training rows' score as the test's."""
+    few = Folder(root=str(write_shapes(tmp_path / "few", each=2)))
+    with pytest.raises(DataError, match="A score needs assets in train, val and test, but val has none"):
+        evaluate(checkpoint, preprocess(few, [small_voxnet().representation()], on="here"), on="here")
+
+
+def test_a_method_that_is_no_baseline_is_refused_with_the_nearest(table):
+    with pytest.raises(UsageError, match="`method` of baseline must be majority or forest, but got 'forrest'. Did you"):
+        baseline(table, method="forrest")
+
+
 def test_a_baseline_without_its_descriptors_is_refused(table):
     without = replace(table, sets=tuple(one for one in table.sets if one.declared != Descriptors()))
     with pytest.raises(UsageError, match="This table has no Descriptors"):

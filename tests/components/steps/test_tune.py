@@ -127,7 +127,7 @@ def test_only_what_the_space_names_is_taken_over():
 
 
 def test_no_trials_are_refused(table):
-    with pytest.raises(UsageError, match="`trials` must be at least 1, but got 0"):
+    with pytest.raises(UsageError, match="`trials` of tune must be at least 1, but got 0"):
         tune.run(tune.bind((small_pointnet(), table), {"trials": 0}), Printing())
 
 
@@ -151,6 +151,7 @@ def climbed(monkeypatch) -> list[str]:
         for climb in climbs.values():
             names.append(f"{climb.name} to {climb.steps}")
             climb.run(table, context)
+        return {}
 
     monkeypatch.setattr(module, "_on_tune", here)
     return names
@@ -172,7 +173,7 @@ def test_a_killed_search_repeats_nothing(table, own_store, climbed, monkeypatch)
     def killed(climbs, name, table, context):
         if name.startswith("rung-1"):
             raise KeyboardInterrupt
-        here(climbs, name, table, context)
+        return here(climbs, name, table, context)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_on_tune", killed)
@@ -225,11 +226,59 @@ def test_no_update_is_made_twice(table, own_store, climbed, monkeypatch):
     assert sorted(made) == [0, 0, 1, 1, 2, 3]
 
 
-def test_trials_that_all_fail_are_an_error_in_one_line(table, own_store, monkeypatch):
-    monkeypatch.setattr(module, "_on_tune", lambda *_: None)
+def failing(monkeypatch, errors: dict[int, Exception]) -> None:
+    """Trials of these numbers fail at their first rung; the others climb in this process."""
 
-    with pytest.raises(DataError, match="No trial of pointnet reached step 1. See the trials' logs."):
+    def here(climbs, name, table, context):
+        for trial, climb in climbs.items():
+            if trial not in errors:
+                climb.run(table, context)
+        return {trial: errors[trial] for trial in climbs if trial in errors}
+
+    monkeypatch.setattr(module, "_on_tune", here)
+
+
+def test_trials_that_all_fail_are_an_error_in_one_line(table, own_store, monkeypatch):
+    monkeypatch.setattr(module, "_on_tune", lambda *_: {1: DataError("the loss is no number")})
+
+    with pytest.raises(DataError, match="No trial of pointnet reached step 1. The first: the loss is no number"):
         search(table, running(own_store), 4)
+
+
+def test_a_preset_that_fails_fails_the_search_with_its_own_words(table, own_store, monkeypatch):
+    """What is wrong with the family as it is would else be seen in the training after the search."""
+    failing(monkeypatch, {0: UsageError("`lr` is too large."), 2: DataError("another")})
+
+    with pytest.raises(UsageError, match="pointnet as it is, which is trial 0, failed: `lr` is too large."):
+        search(table, running(own_store), 4)
+
+
+def test_another_trial_that_fails_is_said(table, own_store, monkeypatch):
+    failing(monkeypatch, {2: DataError("the loss is no number")})
+    context = Printing()
+    tune.run(tune.bind((small_pointnet(steps=4), table), {"trials": 4}), context)
+
+    assert context.notes["failed"] == "1 of 4 trials failed; trial 02: the loss is no number"
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), ConnectionError("gone"), ValueError("a mistake")])
+def test_a_trial_that_was_lost_is_raised_again_and_the_others_rungs_are_kept(table, own_store, monkeypatch, error):
+    """A search without it would be poorer, and kept under the key of the whole one."""
+    with monkeypatch.context() as patch:
+        failing(patch, {1: error})
+        with pytest.raises(type(error), match=str(error)):
+            search(table, running(own_store), 2)
+    made = []
+    monkeypatch.setattr(
+        module,
+        "_on_tune",
+        lambda climbs, name, table, context: (
+            made.append(list(climbs)) or [c.run(table, context) for c in climbs.values()] and {}
+        ),
+    )
+    search(table, running(own_store), 2)
+
+    assert made[0] == [1]
 
 
 def test_ray_tune_finds_what_this_process_finds(table, own_store, ray_session, monkeypatch, tmp_path):
@@ -237,7 +286,9 @@ def test_ray_tune_finds_what_this_process_finds(table, own_store, ray_session, m
     with monkeypatch.context() as patch:
         patch.setenv("RAYFIELD_STORE", str(own_store))
         patch.setattr(
-            module, "_on_tune", lambda climbs, name, table, context: [c.run(table, context) for c in climbs.values()]
+            module,
+            "_on_tune",
+            lambda climbs, name, table, context: [c.run(table, context) for c in climbs.values()] and {},
         )
         other = Running(
             Store(str(own_store)), "run", "k", ("components.steps.tune", "components.steps.train"), 0, {"CPU": 2}
@@ -245,6 +296,22 @@ def test_ray_tune_finds_what_this_process_finds(table, own_store, ray_session, m
         here = search(table, other, 2)
 
     assert here == on_ray
+
+
+def test_ray_tune_says_which_trial_failed_and_why(table, own_store, ray_session):
+    class Broken(module.Climb):
+        def run(self, table, context):
+            raise DataError(f"{self.name} is broken")
+
+    family = small_pointnet(steps=1)
+    family = family.adapt(table.open(family.representation(), "train"))
+    climbs = {
+        trial: kind(family, 1, f"trial {trial:02d}", f"k{trial}", None)
+        for trial, kind in ((2, module.Climb), (3, Broken))
+    }
+    errors = module._on_tune(climbs, "rung", table, running(own_store))
+
+    assert {trial: str(error) for trial, error in module.own_errors(errors).items()} == {3: "trial 03 is broken"}
 
 
 def test_sixteen_trials_after_eight_run_eight(table, own_store, climbed):

@@ -134,6 +134,12 @@ def test_named_outputs_are_handles_of_one_node():
     assert [one["output"] for one in last.parameters["numbers"]] == ["low", "high"]
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_some_generator_would_not_take_is_refused(seed):
+    with pytest.raises(UsageError, match=f"--seed must be 0 to 4294967295, but got {seed}. Pass another --seed."):
+        draw(lambda seed: number(seed), {"seed": seed}, {})
+
+
 def test_a_step_called_wrongly_is_refused_in_one_line():
     def pipeline():
         number(1, wokers=2)
@@ -246,7 +252,7 @@ def test_a_setting_changes_the_key():
         ({"voxnet": {"lr": "1"}}, "--set voxnet.lr met no voxnet"),
         ({"pointnett": {"lr": "1"}}, "No family 'pointnett'. Did you mean 'pointnet'?"),
         ({"pointnet": {"lrr": "1"}}, "Family 'pointnet' has no field 'lrr'. Did you mean 'lr'?"),
-        ({"pointnet": {"lr": "fast"}}, "PointNet.lr must be a number, but got 'fast'."),
+        ({"pointnet": {"lr": "fast"}}, "pointnet.lr must be a number, but got 'fast'."),
         (
             {"pointnet": {"transforms": "inputs"}},
             "must be none or input or both, but got 'inputs'. Did you mean 'input'?",

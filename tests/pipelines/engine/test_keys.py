@@ -149,7 +149,9 @@ def test_no_path_of_this_machine_is_in_what_a_key_is_made_of():
 def test_a_field_that_is_marked_aside_is_in_no_key_and_in_the_plan():
     """A table says where its assets were read, and means the same wherever that is."""
     file = File("assets.parquet", "digest", 1)
-    here, there = (Table(file, (), (), file, {}, source=Furniture(root=root)) for root in ("/here", "/there"))
+    here, there = (
+        Table(file, (), (), file, {}, source=Furniture(full=True, root=root)) for root in ("/here", "/there")
+    )
 
     assert in_key(here) == in_key(there) == in_key(Table(file, (), (), file, {}))
     assert in_plan(here)["source"]["root"] == "/here"

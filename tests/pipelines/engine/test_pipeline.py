@@ -11,6 +11,7 @@ import pytest
 from components.errors import UsageError
 from components.families.voxnet import VoxNet
 from components.family import Family
+from components.ranges import Count
 from components.source import Source
 from components.sources.folder import Folder
 from components.sources.furniture import Furniture
@@ -43,7 +44,7 @@ def second(size: str = SIZE, *, many: tuple[int, ...] = (1, 2), deep: bool = Fal
 '''
 
 
-def mine(source: Source = "furniture", family: type[Family] = "voxnet", trials: int = 8, fast: bool = False):  # type: ignore[assignment]
+def mine(source: Source = "furniture", family: type[Family] = "voxnet", trials: Count = 8, fast: bool = False):  # type: ignore[assignment]
     pass
 
 
@@ -172,6 +173,7 @@ def test_a_sources_fields_may_be_written_behind_its_name():
     ("texts", "source", "words"),
     [
         ({"trials": "many"}, {}, "--trials must be a whole number, but got 'many'."),
+        ({"trials": "0"}, {}, "--trials must be at least 1, but got 0. Pass another --trials."),
         ({"fast": "very"}, {}, "--fast must be true or false, but got 'very'."),
         ({"source": "furnitur"}, {}, "No source 'furnitur'. Did you mean 'furniture'?"),
         ({"source": "folder"}, {}, "Source 'folder' needs --root"),
@@ -179,8 +181,22 @@ def test_a_sources_fields_may_be_written_behind_its_name():
         ({}, {"trails": "4"}, "has 'trails'. Did you mean 'trials'?"),
         ({}, {"fol": "4"}, "has 'fol'. Did you mean 'fold'?"),
         ({}, {"fold": "one"}, "--fold must be a whole number, but got 'one'."),
+        ({}, {"folds": "0"}, "--folds must be at least 2, but got 0. Pass another --folds."),
+        ({}, {"root": "/nope"}, "Did you mean --source folder --root /nope?"),
     ],
-    ids=["number", "flag", "source", "no root", "family", "parameter", "field", "field's value"],
+    ids=[
+        "number",
+        "range",
+        "flag",
+        "source",
+        "no root",
+        "family",
+        "parameter",
+        "field",
+        "field's value",
+        "field's range",
+        "ignored field",
+    ],
 )
 def test_what_is_wrong_is_refused_in_one_line_with_the_nearest_name(texts, source, words):
     with pytest.raises(UsageError) as caught:
@@ -188,6 +204,17 @@ def test_what_is_wrong_is_refused_in_one_line_with_the_nearest_name(texts, sourc
 
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_pipeline_that_ships_refuses_no_trials(name):
+    with pytest.raises(UsageError, match="--trials must be at least 1, but got -3"):
+        values(load(find(name)), {"trials": "-3"}, {})
+
+
+def test_a_cross_validation_refuses_a_fold_that_it_would_not_use():
+    with pytest.raises(UsageError, match="takes each fold in turn, but got --fold"):
+        load(find("classify"))(source=Furniture(fold=3))
 
 
 def test_a_pipeline_without_a_source_takes_no_other_word():
