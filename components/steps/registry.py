@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import model_name
 from components.crash import point
 from components.errors import RayfieldError, UsageError
 from components.files import tracking_uri
@@ -120,6 +119,8 @@ def experiment(api: Any, name: str) -> str:
 def ensure(api: Any, name: str) -> None:
     """Makes the registered model if there is none."""
     from mlflow.exceptions import MlflowException
+
+    from components.artifacts import model_name  # with torch, which a driver does without
 
     try:
         api.create_registered_model(model_name(name))
