@@ -30,8 +30,8 @@ def show(run: str, store: str, as_json: bool) -> None:
 
 
 def _say(run: Any, store: Any) -> None:
-    from pipelines.engine.display import UNREAD, console, run_tree, unread
-    from pipelines.engine.seeing import quarantined
+    from pipelines.engine.display import console, run_tree, unread
+    from pipelines.engine.seeing import UNREAD, quarantined
 
     screen = console()
     run_tree(run, screen)

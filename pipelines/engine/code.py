@@ -266,7 +266,7 @@ def closure(names: Iterable[str]) -> list[Module]:
     return [found[name] for name in sorted(found)]
 
 
-def beside(path: Path) -> list[tuple[str, Path]]:
+def companions(path: Path) -> list[tuple[str, Path]]:
     """A file and all that it imports of its own folder, by their names there: what goes along where the file goes."""
     found: dict[str, Path] = {}
     waiting = [path]

@@ -16,8 +16,7 @@ WORDS = {"cached": "kept", "done": "done", "failed": "failed", "skipped": "skipp
 COLORS = {"cached": "dim", "done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
 WIDE = 160  # columns where there is no terminal
 LEAST = 12  # columns that a step's title, and what came of it, have in the narrowest terminal
-UNREAD = 20  # assets in quarantine that a run's page names
-FIRST = 3  # and that the end of a run names
+FIRST = 3  # assets in quarantine that the end of a run names
 SAID = 30.0  # seconds between lines of one step's progress, where there is no terminal
 
 

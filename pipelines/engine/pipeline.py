@@ -130,7 +130,7 @@ def load(path: Path) -> Callable[..., None]:
     """The pipeline itself, imported."""
     inside = path.is_relative_to(ROOT / "pipelines")
     name = f"pipelines.{path.stem}" if inside else f"rayfield_{path.stem}"
-    with beside(path):
+    with importing(path):
         module = importlib.import_module(name) if inside else _own_module(name, path)
     own = [v for v in vars(module).values() if getattr(v, "is_pipeline", False) and v.__module__ == name]
     return own[0]
@@ -146,7 +146,7 @@ def _own_module(name: str, path: Path) -> ModuleType:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[None]:
+def importing(path: Path) -> Iterator[None]:
     """Meanwhile what lies beside a pipeline of one's own can be imported, as by `python PATH`."""
     folder, before = str(path.parent), set(sys.modules)
     joins = not path.is_relative_to(ROOT / "pipelines") and sys.path[:1] != [folder]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.crash import point
 from pipelines.engine.code import LOCK, ROOT, Module, closure, data_path, found_now, is_engine, module, path_of
-from pipelines.engine.pipeline import beside
+from pipelines.engine.pipeline import importing
 from pipelines.engine.reading import loaded, packages, reading, variables
 from pipelines.engine.store import Store, StoreError, sealed, unsealed
 
@@ -70,7 +70,7 @@ def nodes(request: Request, store: Store) -> list[dict[str, Any]]:
 def remembered(request: Request, store: Store) -> list[dict[str, Any]] | None:
     """The remembered nodes, if nothing that decided them has changed."""
     held = store.load(f"plans/{request.digest()}.json", unsealed)
-    with beside(request.pipeline):
+    with importing(request.pipeline):
         return _unfolded(held) if held is not None and _holds(held) else None
 
 
@@ -134,7 +134,7 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
     from pipelines.engine.drawing import draw
 
     before = set(sys.modules)
-    with beside(request.pipeline):
+    with importing(request.pipeline):
         with reading() as seen:
             function = pipeline.load(request.pipeline)
             values = pipeline.values(function, request.texts, request.source)

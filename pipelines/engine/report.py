@@ -19,7 +19,7 @@ from components.files import where
 from components.secrets import redact, redacted
 from pipelines.engine import svg
 from pipelines.engine.logs import read
-from pipelines.engine.seeing import Run, Said, Step, duration, history, open_run, quarantined, said, whys
+from pipelines.engine.seeing import UNREAD, Run, Said, Step, duration, history, open_run, quarantined, said, whys
 from pipelines.engine.store import Store
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -27,7 +27,6 @@ WIDEST = 1400  # pixels of a figure
 HEAVIEST = 300_000  # bytes of a figure that is left as it is
 FIGURES = 60  # of a report
 SHOWN = 4  # of a series of figures over time
-UNREAD = 20  # assets in quarantine that are named
 LAST_LINES = 40  # of the logs of a step that failed
 
 

@@ -20,6 +20,8 @@ STATES = {0: "done", 3: "refused", 5: "interrupted"}
 
 PHRASES = 4
 """reasons of one step that are told"""
+UNREAD = 20
+"""assets in quarantine that a run's page names"""
 
 
 @dataclass

@@ -23,7 +23,7 @@ from typing import Any
 from components.errors import RayfieldError, UsageError
 from components.files import tracking_uri
 from components.secrets import redact, redacted
-from pipelines.engine.code import ROOT, beside
+from pipelines.engine.code import ROOT, companions
 from pipelines.engine.jobs import LIVE, Jobs, Unreachable
 from pipelines.engine.left import INTERRUPTED, end, hold
 from pipelines.engine.packing import pack
@@ -233,7 +233,7 @@ def _record(request: Request, nodes: Sequence[Mapping[str, Any]], store: Store, 
 def _hand_over(
     made: Submission, pipeline: Path, words: Sequence[str], jobs: Jobs, variables: Mapping[str, str]
 ) -> None:
-    extra = {} if pipeline.is_relative_to(ROOT) else {f"{OWN}/{name}": path for name, path in beside(pipeline)}
+    extra = {} if pipeline.is_relative_to(ROOT) else {f"{OWN}/{name}": path for name, path in companions(pipeline)}
     with tempfile.TemporaryDirectory() as folder:
         package = pack(ROOT, Path(folder) / "project.zip", extra)
         jobs.submit(made.id, shlex.join(words), package, {**variables, "RAYFIELD_RUN": made.run})
