@@ -13,8 +13,8 @@ from torch import nn
 
 from components.errors import UsageError
 from components.family import Family
-from components.files import File
 from components.representation import Representation
+from components.runtime.files import File
 from components.source import ASIDE, Source
 from components.training import load_weights
 

@@ -17,9 +17,9 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from components.archives import read_member
 from components.errors import DataError
 from components.mesh import Mesh
+from components.runtime.archives import read_member
 
 LIBRARIES = ("BlendSwap-CC-0", "BlendSwap-CC-BY", "KatorLegaz", "Reallusion", "Scopia")
 LICENCES = {

@@ -320,7 +320,7 @@ class Classifier(Family):
         return {"probabilities": probabilities, "label": probabilities.argmax(1)}
 
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
-        from components.figures import confusion_matrix
+        from components.plotting.figures import confusion_matrix
 
         return {"confusion": confusion_matrix(self.metrics(net, batch)["confusion"], self.labels)}
 

@@ -240,7 +240,7 @@ class Printing:
             print(f"\r{done:.0f}/{total:.0f} {unit}", end="\n" if done >= total else "", file=sys.stderr)
 
     def key(self, *, of: str = "", **parts: Any) -> str:
-        from components.files import digest_of
+        from components.runtime.files import digest_of
 
         return digest_of(repr(sorted(parts.items())).encode())
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from components.errors import DataError, UsageError
-from components.files import File
 from components.representation import Representation
+from components.runtime.files import File
 from components.source import ASIDE, Source
 
 

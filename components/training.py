@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from components import pieces
 from components.errors import DataError, OutOfMemory
 from components.family import Batch, Family, Phase, State
-from components.places import write_atomically
+from components.runtime.places import write_atomically
 from components.table import Rows
 
 

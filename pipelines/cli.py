@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from components.errors import RayfieldError, UsageError, nearest
-from components.secrets import redact, refuse
+from components.runtime.secrets import redact, refuse
 from pipelines.engine.typed import remember, with_store
 
 FOLDER = Path(__file__).with_name("commands")
@@ -126,7 +126,7 @@ def store_at(address: str | None) -> Any:
 
 def _check_store(address: str) -> None:
     """A store that could never be one is told now; a folder that is not there yet is made when it is written."""
-    from components.places import is_remote
+    from components.runtime.places import is_remote
 
     if not is_remote(address):
         path = Path(address.removeprefix("file://"))

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from components import archives, catalogue
-from components.archives import member_of_ar, read_member, tar_members, unxz
+from components import catalogue
 from components.errors import DataError
-from components.plain import decode
+from components.runtime import archives
+from components.runtime.archives import member_of_ar, read_member, tar_members, unxz
+from components.runtime.plain import decode
 from components.sources.furniture import unpack
 from pipelines.cli import main
 from pipelines.engine.executors import SETTINGS
@@ -117,7 +118,7 @@ def test_mlflow_is_told_to_load_no_pickle():
 
 
 @pytest.mark.parametrize(
-    "name", ["os:system", "subprocess:Popen", "components.files:keep", "components.steps.train:run_worker"]
+    "name", ["os:system", "subprocess:Popen", "components.runtime.files:keep", "components.steps.train:run_worker"]
 )
 def test_a_manifest_makes_dataclasses_of_this_project_and_calls_nothing(name):
     with pytest.raises(DataError, match="A manifest may name"):

@@ -57,6 +57,15 @@ def test_components_never_import_pipelines():
     assert [name_of(p) for p in python("components") if "pipelines" in packages(p)] == []
 
 
+@pytest.mark.parametrize("folder", ("runtime", "plotting"))
+def test_what_no_key_covers_imports_nothing_that_a_key_does(folder):
+    own = ("components.errors", f"components.{folder}")
+    for path in python(f"components/{folder}"):
+        ours = {name for name in imports(path) if name.startswith("components.")}
+
+        assert {name for name in ours if not name.startswith(own)} == set(), name_of(path)
+
+
 @pytest.mark.parametrize("folder", PURE)
 def test_what_works_in_a_bare_notebook_imports_neither_ray_nor_mlflow(folder):
     assert [name_of(p) for p in python(f"components/{folder}") if packages(p) & {"ray", "mlflow"}] == []

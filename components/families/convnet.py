@@ -190,7 +190,7 @@ class ConvNet(Classifier):
     # What it shows
 
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
-        from components.figures import confusion_matrix
+        from components.plotting.figures import confusion_matrix
 
         return {
             "confusion": confusion_matrix(self.confusion(self.metrics(net, batch)), self.labels),
@@ -201,7 +201,7 @@ class ConvNet(Classifier):
 
     def filters(self, net: Any) -> Picture:
         """The first layer's filters, each from its least weight to its largest."""
-        from components.figures import contact_sheet, figure
+        from components.plotting.figures import contact_sheet, figure
 
         weight = net.body[0].weight.permute(0, 2, 3, 1)  # [M, H, W, 3]
         low, high = weight.amin((1, 2, 3), keepdim=True), weight.amax((1, 2, 3), keepdim=True)
@@ -226,7 +226,7 @@ class ConvNet(Classifier):
 
         What is shown is as large as the receptive field, so deeper layers show more of a view.
         """
-        from components.figures import figure
+        from components.plotting.figures import figure
 
         # as many as nine shapes have views: of each shape one is shown
         found = self.strongest(net, batch["color"], k=TOP * self.views)
@@ -265,7 +265,7 @@ class ConvNet(Classifier):
 
         A square of the mean colour, a quarter of the view wide, is put at every sixteenth. Low is important in both.
         """
-        from components.figures import figure
+        from components.plotting.figures import figure
 
         right = self.logits(net, batch).argmax(1) == batch["label"]
         chosen = different(batch, right, count)
@@ -406,7 +406,7 @@ def framed(pictures_BHWC: Tensor, windows: list[tuple[slice, ...]], side: int) -
 
 def tiled(pictures_BHWC: Tensor) -> np.ndarray:
     """Up to nine pictures of 0 to 1 on one sheet of three columns, uint8, each at 48 pixels or a little more."""
-    from components.figures import contact_sheet
+    from components.plotting.figures import contact_sheet
 
     large = enlarged(pictures_BHWC, 48)
     white = torch.ones(TOP - len(large), *large.shape[1:], device=large.device)

@@ -230,7 +230,7 @@ class Gan(Family):
 
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
         """Always from the same noise: the sheets of several steps show one sample growing up."""
-        from components.figures import contact_sheet
+        from components.plotting.figures import contact_sheet
 
         z = self.noise_of(torch.arange(64, device=batch["index"].device))
         between = torch.stack([slerp(z[:6], z[6:12], t) for t in np.linspace(0, 1, 8)], 1)  # [6, 8, Z]

@@ -270,7 +270,7 @@ class Gaussians(Family):
         return rows.batch(np.arange(min(2, len(rows))), columns=("camera_to_world", "intrinsics"))
 
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
-        from components.figures import contact_sheet
+        from components.plotting.figures import contact_sheet
 
         shown = {name: batch[name][:8] for name in ("color", "camera_to_world", "intrinsics")}
         pairs = torch.stack([shown["color"], self.predict(net, shown)["color"]], 1).flatten(0, 1)

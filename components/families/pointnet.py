@@ -137,7 +137,7 @@ class PointNet(Classifier):
 
     def critical_points(self, net: Any, batch: Batch, *, shapes: int = 6) -> Picture:
         """Front views: grey, every point; red, those that alone decide the global feature."""
-        from components.figures import figure
+        from components.plotting.figures import figure
 
         shapes = min(shapes, len(batch["label"]))
         points = self._given(batch)[:shapes]

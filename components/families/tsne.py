@@ -194,7 +194,7 @@ class Tsne(Family):
         return same.int().argmax(1)
 
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
-        from components.figures import scatter_map
+        from components.plotting.figures import scatter_map
 
         words = [self.labels[i] if 0 <= i < len(self.labels) else "unknown" for i in batch["label"].tolist()]
         title = f"{len(words)} points, perplexity {self.perplexity:g}"

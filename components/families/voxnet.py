@@ -107,7 +107,7 @@ class VoxNet(Classifier):
 
     def occlusion(self, net: nn.Module, batch: Batch, *, shapes: int = 6, block: int = 4) -> Picture:
         """Front views, coloured by how much the true class loses when the voxels behind a pixel are emptied."""
-        from components.figures import figure
+        from components.plotting.figures import figure
 
         made, axes = figure(2 * shapes, 4.4, nrows=2, ncols=shapes, squeeze=False)
         for axis in axes.flat:

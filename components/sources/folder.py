@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
-from components import files, places
 from components.decode import READERS, beside, decode
 from components.decoders import glb, obj
 from components.decoders.shared import Resolve
 from components.errors import DataError
 from components.mesh import Mesh
 from components.ranges import AtLeast, Natural
+from components.runtime import files, places
 from components.source import Asset, Source, Unreadable, split_by_hash
 
 VAL = 0.12

@@ -17,12 +17,13 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from components import catalogue, files, packed, places
-from components.archives import member_of_ar, tar_members, unxz
+from components import catalogue, packed
 from components.errors import DataError, UsageError
 from components.mesh import Mesh
 from components.ranges import AtLeast, Natural
 from components.resource import resource
+from components.runtime import files, places
+from components.runtime.archives import member_of_ar, tar_members, unxz
 from components.source import Asset, Source, split_by_hash
 
 PACKAGE = "sweethome3d-furniture"

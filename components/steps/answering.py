@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from components.plain import decode
+from components.runtime.plain import decode
 from components.training import load_weights
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from components import files
 from components.errors import Infeasible, RayfieldError, UsageError
+from components.runtime import files
 from components.step import Context
 
 SMALL = 4.0  # seconds of work below which Ray Data costs more than it saves: its first job takes 11 CPU seconds

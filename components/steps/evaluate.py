@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from components.artifacts import Checkpoint, Scores
-from components.crash import point
 from components.errors import DataError, UsageError
 from components.family import Classifier
-from components.files import File, keep
-from components.plain import canonical
 from components.representations.descriptors import Descriptors
+from components.runtime.crash import point
+from components.runtime.files import File, keep
+from components.runtime.plain import canonical
 from components.step import Context, step
 from components.steps.cluster import spread
 from components.table import Rows, Table
@@ -209,7 +209,7 @@ def compare(entries: Sequence[Scores], *, context: Context) -> Comparison:
 
 
 def _bars(found: Comparison, values: Mapping[str, np.ndarray]) -> Any:
-    from components.figures import figure
+    from components.plotting.figures import figure
 
     made, axes = figure(1.6 + 1.3 * len(found.names), 3.6)
     axes.bar(found.names, found.means, yerr=found.errors, capsize=4, color="#9db8d9")

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import Gate, Scores
-from components.files import digest_of
-from components.plain import canonical, encode
-from components.secrets import redact
+from components.runtime.files import digest_of
+from components.runtime.plain import canonical, encode
+from components.runtime.secrets import redact
 from components.source import Asset
 from components.step import Context
 from components.steps.answering import opened

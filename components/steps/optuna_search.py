@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from components import files
 from components.errors import DataError, RayfieldError, UsageError
 from components.family import Family
+from components.runtime import files
 from components.space import Choice, Integer, LogUniform
 from components.step import Context
 from components.steps.stream import judged

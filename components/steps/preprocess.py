@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.crash import point
 from components.errors import DataError
-from components.files import File, keep
 from components.representation import Column, Representation
-from components.secrets import redact
+from components.runtime.crash import point
+from components.runtime.files import File, keep
+from components.runtime.secrets import redact
 from components.source import SPLITS, Asset, Source, Unreadable, chance
 from components.step import Context, step
 from components.steps.cluster import spread

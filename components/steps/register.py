@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.artifacts import Checkpoint, Gate, Model, Scores
-from components.crash import point
 from components.errors import UsageError
-from components.files import File, keep
-from components.plain import decode, encode
-from components.secrets import redacted
+from components.runtime.crash import point
+from components.runtime.files import File, keep
+from components.runtime.plain import decode, encode
+from components.runtime.secrets import redacted
 from components.step import Context, step
 from components.steps.card import model_card
 from components.steps.judging import Champion, goal_of, judge, numbers, ruler

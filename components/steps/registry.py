@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.crash import point
 from components.errors import RayfieldError, UsageError
-from components.files import tracking_uri
+from components.runtime.crash import point
+from components.runtime.files import tracking_uri
 
 MOVES = 50  # of an alias that are remembered
 

@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from components import files, places
 from components.errors import DataError, UsageError
 from components.family import Family
 from components.representation import Representation
+from components.runtime import files, places
 from components.step import Context
 from components.steps.cluster import Workers, quiet, spread
 from components.steps.preprocess import Work, make, make_missing

@@ -19,12 +19,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from components import files, places
 from components.artifacts import Checkpoint
-from components.crash import point
 from components.errors import DataError, UsageError
 from components.family import Family
-from components.files import keep
+from components.runtime import files, places
+from components.runtime.crash import point
+from components.runtime.files import keep
 from components.step import Context, step
 from components.steps import stream
 from components.steps.cluster import Workers, check_workers, on_workers

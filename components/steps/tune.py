@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from components import files
-from components.crash import point
 from components.errors import DataError, RayfieldError, UsageError
 from components.family import Family
-from components.files import File, keep
 from components.ranges import Count
+from components.runtime import files
+from components.runtime.crash import point
+from components.runtime.files import File, keep
 from components.step import Context, step
 from components.steps.optuna_search import own_errors
 from components.steps.optuna_search import search as long_search
@@ -265,7 +265,7 @@ def search_figure(family: Family, results: dict[int, list[Rung]]) -> Any:
 
     A ring marks the family as it was; the colour says how many steps a trial was given.
     """
-    from components.figures import scatter_panels
+    from components.plotting.figures import scatter_panels
 
     ended = {trial: rungs[-1] for trial, rungs in results.items() if rungs}
     panels = {n: [getattr(rung.family, n) for rung in ended.values()] for n in sorted(family.space())}

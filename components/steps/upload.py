@@ -18,9 +18,9 @@ from safetensors.numpy import load as load_arrays
 
 import components
 from components.artifacts import Checkpoint, Scores
-from components.crash import point
-from components.files import tracking_uri
-from components.plain import encode
+from components.runtime.crash import point
+from components.runtime.files import tracking_uri
+from components.runtime.plain import encode
 from components.steps.answering import answer
 from components.steps.card import model_card
 from components.steps.registry import experiment

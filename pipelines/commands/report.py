@@ -20,7 +20,7 @@ SECTION = "See"
 def report(run: str, out: Path | None, show: bool, store: str) -> None:
     """Write RUN as one HTML page that needs nothing else: graph, timeline, scores, curves, figures, model."""
     place = store_at(store)
-    from components.files import scratch_root
+    from components.runtime.files import scratch_root
     from pipelines.engine.report import report as drawn
     from pipelines.engine.report import write_report
     from pipelines.engine.seeing import find

@@ -96,7 +96,7 @@ def add(ctx: click.Context, name: str, pipeline: str, sets: tuple[str, ...], sto
 
 def _no_secrets(given: dict[str, Any]) -> None:
     """A schedule is kept in the store as it was typed, and listed to whoever reads that."""
-    from components.secrets import refuse
+    from components.runtime.secrets import refuse
     from pipelines.engine import notify
 
     for name in ("on_failure", "on_success"):
@@ -202,7 +202,7 @@ def _row_of(place: Any, name: str) -> dict[str, Any]:
 
 
 def _row(place: Any, one: Any) -> dict[str, Any]:
-    from components.secrets import redacted
+    from components.runtime.secrets import redacted
     from pipelines.engine import schedules
     from pipelines.engine.notify import shown
 

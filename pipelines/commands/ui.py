@@ -21,7 +21,7 @@ LOOPBACK = "127.0.0.1"
 def ui(port: int, host: str, store: str) -> None:
     """Open MLflow's pages on this machine: runs, figures, registered models."""
     store_at(store)
-    from components.files import tracking_uri
+    from components.runtime.files import tracking_uri
 
     uri = tracking_uri()
     if not uri.startswith("sqlite"):

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components import places
 from components.decode import beside, decode
 from components.errors import DataError, UsageError
 from components.mesh import Mesh
 from components.representations.views import Views
-from components.secrets import redact
+from components.runtime import places
+from components.runtime.secrets import redact
 from components.source import Asset, Source, Unreadable
 from components.step import Printing
 from components.steps.answering import answer
@@ -95,7 +95,7 @@ def _may_be_written(file: Path) -> None:
 
 
 def _draw(mesh: Mesh, answers: list[tuple[str, float]], picture: Path) -> None:
-    from components.figures import figure
+    from components.plotting.figures import figure
 
     views = Views(count=8, size=256)
     pictures = [row["color"] for row in views.rows(mesh, views.generator(0, "picture"))]

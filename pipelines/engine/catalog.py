@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.files import digest_of
-from components.plain import canonical
+from components.runtime.files import digest_of
+from components.runtime.plain import canonical
 from pipelines.engine.code import ROOT, dependencies
 
 FOLDER = ROOT / "components" / "families"

@@ -121,8 +121,8 @@ def _reloads(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     """The registered model answers in a process that has only the model as the checkpoint answers here."""
     import numpy as np
 
-    from components.files import tracking_uri
-    from components.plain import decode
+    from components.runtime.files import tracking_uri
+    from components.runtime.plain import decode
     from components.steps.answering import answer
     from components.steps.upload import example
 

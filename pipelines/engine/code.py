@@ -24,7 +24,7 @@ from components.errors import UsageError
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "constraints.txt"
 SEEKERS = frozenset(
-    f"components/{file}.py" for file in ("family", "plain", "resource", "source", "steps/card", "steps/upload")
+    f"components/{file}.py" for file in ("family", "runtime/plain", "resource", "source", "steps/card", "steps/upload")
 )
 """files that look for what their callers name: it is in the callers' keys, or it is all of components/"""
 

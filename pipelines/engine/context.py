@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from components.crash import point
 from components.errors import RayfieldError
-from components.files import keep
-from components.plain import decode, encode
-from components.secrets import redacted
+from components.runtime.crash import point
+from components.runtime.files import keep
+from components.runtime.plain import decode, encode
+from components.runtime.secrets import redacted
 from pipelines.engine.events import events
 from pipelines.engine.keys import digest, in_key, ingredients, modules_of
 from pipelines.engine.logs import captured

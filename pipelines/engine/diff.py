@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.secrets import redacted
+from components.runtime.secrets import redacted
 from pipelines.engine.explain import code_changes
 from pipelines.engine.seeing import Run, Step
 from pipelines.engine.store import Store

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components import places
-from components.files import tracking_uri, where
-from components.places import is_remote
+from components.runtime import places
+from components.runtime.files import tracking_uri, where
+from components.runtime.places import is_remote
 from pipelines.engine.plans import LOCK
 from pipelines.engine.store import Store
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from components.errors import UsageError, nearest
 from components.parameters import check
-from components.plain import canonical
 from components.ranges import Seed
+from components.runtime.plain import canonical
 from components.source import Only, Source
 from components.step import Handle, Step, current_drawing
 from pipelines.engine.code import path_of

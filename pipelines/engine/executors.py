@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from components.secrets import holds_secret
+from components.runtime.secrets import holds_secret
 from pipelines.engine.cluster import local_cpus
 from pipelines.engine.code import ROOT
 from pipelines.engine.errors import kind_of

@@ -257,7 +257,7 @@ def assets_of(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     import pyarrow.parquet as pq
 
-    from components.plain import decode
+    from components.runtime.plain import decode
 
     table = decode(result)
     good = pq.read_table(table.assets.path(), columns=["id", "label", "split", "digest"]).to_pylist()

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from components import places
 from components.errors import RayfieldError
-from components.places import Entry
+from components.runtime import places
+from components.runtime.places import Entry
 from pipelines.engine import schedules
 from pipelines.engine.store import COLLECTOR, Lease, Store
 from pipelines.engine.submissions import Submission

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.errors import RayfieldError, UsageError
-from components.secrets import redact, refuse
+from components.runtime.secrets import redact, refuse
 
 LIVE = ("PENDING", "RUNNING")
 PATIENCE = 5.0  # seconds for a cluster to take a connection

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from components.errors import DataError
-from components.plain import canonical, encode, name_of
+from components.runtime.plain import canonical, encode, name_of
 from components.source import Asset, Only, Source, digest_of
 from components.step import Handle, HandleError
 from pipelines.engine import code

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from components.crash import point
+from components.runtime.crash import point
 from pipelines.engine.store import Lease, Store
 
 INTERRUPTED = 5

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import RayfieldError
-from components.files import scratch_root, write_atomically
-from components.secrets import redact
+from components.runtime.files import scratch_root, write_atomically
+from components.runtime.secrets import redact
 from pipelines.engine.store import Store, _free, owner
 
 EVERY = 1.0  # seconds between visits to the store

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from components.errors import UsageError
-from components.secrets import redact, refuse
+from components.runtime.secrets import redact, refuse
 
 SECONDS = 10
 """how long an address may take to answer"""

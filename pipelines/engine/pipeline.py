@@ -207,7 +207,7 @@ def _unknown(function: Callable[..., None], name: str) -> UsageError:
 
 def _no_secrets(given: Mapping[str, str], hints: Mapping[str, Any]) -> None:
     """Refuses a secret on the command line: parameters are written down, in plans and in manifests."""
-    from components.secrets import is_secret, redact
+    from components.runtime.secrets import is_secret, redact
 
     for name, text in given.items():
         if (is_secret(name) and hints.get(name, str) is str) or redact(text) != text:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.crash import point
+from components.runtime.crash import point
 from pipelines.engine.code import LOCK, ROOT, Module, closure, data_path, found_now, is_engine, module, path_of
 from pipelines.engine.pipeline import importing
 from pipelines.engine.reading import loaded, packages, reading, variables

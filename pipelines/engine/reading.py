@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from components.secrets import is_secret
+from components.runtime.secrets import is_secret
 from pipelines.engine.code import ROOT, is_brought
 
 LISTINGS = ("os.listdir", "os.scandir")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-from components.secrets import redacted
+from components.runtime.secrets import redacted
 from pipelines.engine.code import ROOT
 from pipelines.engine.pipeline import sketch
 from pipelines.engine.plans import Request

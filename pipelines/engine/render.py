@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from components.errors import UsageError
-from components.secrets import refuse
+from components.runtime.secrets import refuse
 from pipelines.engine.triggers import cron
 
 USER = 1000

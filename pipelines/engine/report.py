@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.files import where
-from components.secrets import redact, redacted
+from components.runtime.files import where
+from components.runtime.secrets import redact, redacted
 from pipelines.engine import svg
 from pipelines.engine.logs import read
 from pipelines.engine.seeing import UNREAD, Run, Said, Step, duration, history, open_run, quarantined, said, whys

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from components.crash import point
+from components.runtime.crash import point
 from pipelines.engine.context import events
 from pipelines.engine.executors import Executor
 from pipelines.engine.store import Lease, Store

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from components.crash import point
 from components.errors import UsageError
+from components.runtime.crash import point
 from pipelines.engine import stopping
 from pipelines.engine.display import console, results, summary, watcher
 from pipelines.engine.executors import OnRay

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from components.errors import UsageError, nearest
-from components.files import digest_of
+from components.runtime.files import digest_of
 from pipelines.engine.store import Store, owner
 from pipelines.engine.triggers import KINDS, Cron, Trigger, between, stamp, time_of
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.errors import UsageError, nearest
-from components.files import tracking_uri, where
-from components.secrets import redact
+from components.runtime.files import tracking_uri, where
+from components.runtime.secrets import redact
 from pipelines.engine.events import events
 from pipelines.engine.explain import Reasons
 from pipelines.engine.store import Store

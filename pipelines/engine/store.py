@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import places
 from components.errors import RayfieldError
-from components.files import File, digest_of, root, set_aside, where
-from components.places import is_remote
+from components.runtime import places
+from components.runtime.files import File, digest_of, root, set_aside, where
+from components.runtime.places import is_remote
 
 COLLECTOR = "gc"
 """the name of the lease of a `gc`"""
@@ -301,7 +301,7 @@ def _seal(body: bytes) -> bytes:
 def _objects(value: Any) -> Iterator[File]:
     """Every file that a manifest names."""
     if isinstance(value, dict):
-        if value.get("@") == "components.files:File":
+        if value.get("@") == "components.runtime.files:File":
             yield File(value["name"], value["digest"], value["size"])
         value = list(value.values())
     if isinstance(value, list):

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import RayfieldError, UsageError
-from components.files import tracking_uri
-from components.secrets import redact, redacted
+from components.runtime.files import tracking_uri
+from components.runtime.secrets import redact, redacted
 from pipelines.engine.code import ROOT, companions
 from pipelines.engine.jobs import LIVE, Jobs, Unreachable
 from pipelines.engine.left import INTERRUPTED, end, hold

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.crash import point
-from components.files import File
-from components.plain import decode
-from components.secrets import redact, redacted
+from components.runtime.crash import point
+from components.runtime.files import File
+from components.runtime.plain import decode
+from components.runtime.secrets import redact, redacted
 from components.steps.registry import cause, client, experiment
 from pipelines.engine.context import events
 from pipelines.engine.left import end, ended, left, unmark

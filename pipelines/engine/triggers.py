@@ -94,7 +94,7 @@ class Change:
 
     def digest(self) -> str:
         """What the sources hold now. One of a single source is its own."""
-        from components.files import digest_of
+        from components.runtime.files import digest_of
         from components.source import find
 
         found = [find(name, settings).digest() for name, settings in self.sources]

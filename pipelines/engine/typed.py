@@ -5,7 +5,7 @@ Commands that are printed: each is what to type next, so it names the store that
 import re
 import shlex
 
-from components.secrets import redact
+from components.runtime.secrets import redact
 
 STORELESS = ("families", "new", "pipelines")
 """commands that take no --store"""

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from components.crash import point
 from components.errors import RayfieldError
-from components.plain import class_of, decode, encode
-from components.secrets import redact
+from components.runtime.crash import point
+from components.runtime.plain import class_of, decode, encode
+from components.runtime.secrets import redact
 from components.step import Step
 from pipelines.engine.context import Running
 from pipelines.engine.errors import kind_of

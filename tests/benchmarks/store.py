@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from components import places
-from components.files import digest_of, keep
-from components.plain import encode
+from components.runtime import places
+from components.runtime.files import digest_of, keep
+from components.runtime.plain import encode
 from pipelines.engine.gc import Keeping, collect
 from pipelines.engine.store import Store, owner
 

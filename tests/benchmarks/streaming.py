@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from components import files
 from components.families.voxnet import VoxNet
+from components.runtime import files
 from components.steps.preprocess import preprocess
 from components.steps.train import train
 from pipelines.engine.context import Running

@@ -64,7 +64,7 @@ def ended(process: Any, seconds: float = 300.0) -> int:
 def drive(folder: str, number: int, words: list[str], settings: Mapping[str, str]) -> None:
     """Runs the command line as driver `number` of a case, until it ends or is killed."""
     place = _settle(folder, number, settings)
-    from components import crash
+    from components.runtime import crash
     from pipelines.cli import main
 
     watch(place, number)

@@ -9,10 +9,10 @@ from typing import Any
 import fsspec
 import pytest
 
-from components import files, places
 from components.errors import RayfieldError
-from components.files import Damaged, File, keep
-from components.plain import decode, encode
+from components.runtime import files, places
+from components.runtime.files import Damaged, File, keep
+from components.runtime.plain import decode, encode
 from components.step import step
 from pipelines.engine import store as store_module
 from pipelines.engine.drawing import draw

@@ -18,8 +18,8 @@ import pytest
 from safetensors.torch import load as load_tensors
 from torch.testing import assert_close
 
-from components import files
-from components.plain import decode
+from components.runtime import files
+from components.runtime.plain import decode
 from components.sources.folder import Folder
 from components.steps.preprocess import preprocess
 from components.steps.train import train

@@ -13,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from torch.testing import assert_close
 
 from components.artifacts import Checkpoint
-from components.plain import decode
+from components.runtime.plain import decode
 from components.sources.folder import Folder
 from components.steps.preprocess import preprocess
 from components.steps.registry import client

@@ -5,9 +5,9 @@ The ways that few runs take, on a real Ray: a streamed feed, two workers, Optuna
 import numpy as np
 import pytest
 
-from components import files
 from components.artifacts import Checkpoint
 from components.errors import UsageError
+from components.runtime import files
 from components.sources.folder import Folder
 from components.step import Printing
 from components.steps.preprocess import preprocess

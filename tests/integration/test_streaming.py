@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner
 
-from components.plain import decode
+from components.runtime.plain import decode
 from components.sources.folder import Folder
 from components.steps import cluster
 from components.steps.preprocess import Work, preprocess

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from components import places
+from components.runtime import places
 from pipelines.cli import main
 from pipelines.engine import running, tracking
 from pipelines.engine.display import results

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from components import places
-from components.files import keep
-from components.plain import encode
+from components.runtime import places
+from components.runtime.files import keep
+from components.runtime.plain import encode
 from pipelines.engine.gc import Keeping, collect
 from pipelines.engine.store import Store
 from tests.services.servers import Seaweed

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from components import places
-from components.files import digest_of, where
-from components.plain import decode
+from components.runtime import places
+from components.runtime.files import digest_of, where
+from components.runtime.plain import decode
 from pipelines.engine.context import events
 from pipelines.engine.gc import files_of
 from pipelines.engine.store import Store

@@ -9,8 +9,8 @@ import pytest
 
 from components.artifacts import Checkpoint, Scores
 from components.errors import DataError, UsageError
-from components.files import keep
 from components.representations.descriptors import Descriptors
+from components.runtime.files import keep
 from components.sources.folder import Folder
 from components.step import Printing
 from components.steps.evaluate import baseline, best_of, compare, evaluate

@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from components import files
 from components.errors import DataError
-from components.files import File
 from components.representation import Column, Representation
 from components.representations.descriptors import Descriptors
 from components.representations.points import Points
 from components.representations.voxels import Voxels
+from components.runtime import files
+from components.runtime.files import File
 from components.source import Asset, Source, Unreadable
 from components.sources.folder import Folder
 from components.step import Printing

@@ -20,7 +20,7 @@ from components.errors import UsageError
 from components.families.convnet import ConvNet
 from components.families.gan import Gan
 from components.family import Family
-from components.files import keep
+from components.runtime.files import keep
 from components.sources.folder import Folder
 from components.step import Printing
 from components.steps import register as module

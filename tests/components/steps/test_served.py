@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from components.artifacts import Checkpoint
 from components.errors import DataError
 from components.families.voxnet import VoxNet
-from components.files import keep
+from components.runtime.files import keep
 from components.steps import upload
 from components.steps.answering import answer, opened
 from components.steps.served import Served

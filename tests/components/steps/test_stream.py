@@ -20,7 +20,7 @@ import components.steps.preprocess as preprocessing
 from components.artifacts import Checkpoint
 from components.errors import DataError, UsageError
 from components.family import Family
-from components.plain import decode, encode
+from components.runtime.plain import decode, encode
 from components.source import Asset
 from components.sources.folder import Folder
 from components.step import Printing

@@ -11,8 +11,8 @@ import pytest
 from components import space
 from components.errors import DataError, UsageError
 from components.family import Family
-from components.files import keep
 from components.representations.points import Points
+from components.runtime.files import keep
 from components.step import Printing
 from components.steps import tune as module
 from components.steps.tune import Rung, changed, choose, rungs, sample, taken, tune

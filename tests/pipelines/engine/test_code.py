@@ -178,5 +178,5 @@ def test_the_engine_is_in_no_key():
 
 
 def test_python_itself_is_no_package():
-    assert not {"package os", "package json", "package ast"} & code.dependencies(["components.files"]).keys()
-    assert "package fsspec" in code.dependencies(["components.files"])
+    assert not {"package os", "package json", "package ast"} & code.dependencies(["components.runtime.files"]).keys()
+    assert "package fsspec" in code.dependencies(["components.runtime.files"])

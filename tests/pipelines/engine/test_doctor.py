@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components import places
+from components.runtime import places
 from pipelines.engine import doctor
 from pipelines.engine.doctor import examine
 from pipelines.engine.jobs import Jobs, own_versions

@@ -16,10 +16,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from components import places
 from components.errors import UsageError
-from components.files import digest_of, keep, where
-from components.plain import encode
+from components.runtime import places
+from components.runtime.files import digest_of, keep, where
+from components.runtime.plain import encode
 from pipelines.cli import main
 from pipelines.engine import gc as gc_module
 from pipelines.engine import schedules
@@ -467,7 +467,7 @@ def digest(content: int) -> str:
 
 
 def file_of(content: int) -> Any:
-    from components.files import File
+    from components.runtime.files import File
 
     return File("x", digest(content), len(b"content %d" % content))
 

@@ -11,8 +11,8 @@ import pytest
 
 from components.families.pointnet import PointNet
 from components.families.voxnet import VoxNet
-from components.files import File
 from components.representations.points import Points
+from components.runtime.files import File
 from components.source import Asset, Source
 from components.sources.furniture import Furniture
 from components.step import Step

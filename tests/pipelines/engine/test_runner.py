@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from components import files
-from components.files import digest_of
-from components.plain import encode
+from components.runtime import files
+from components.runtime.files import digest_of
+from components.runtime.plain import encode
 from pipelines.engine import runner as runner_module
 from pipelines.engine.context import Running, events
 from pipelines.engine.drawing import draw

@@ -141,8 +141,8 @@ def test_what_a_step_said_is_put_together(store):
 
 
 def test_the_curves_of_a_checkpoint_are_those_of_its_whole_training(store):
-    from components.files import keep
-    from components.plain import encode
+    from components.runtime.files import keep
+    from components.runtime.plain import encode
 
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "val_loss": 1.5}]
     file = keep("history.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())

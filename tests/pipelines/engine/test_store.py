@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from components import files, places
-from components.files import keep
-from components.plain import encode
+from components.runtime import files, places
+from components.runtime.files import keep
+from components.runtime.plain import encode
 from pipelines.engine import store as store_module
 from pipelines.engine.store import COLLECTOR, Store, StoreError, owner
 

@@ -10,7 +10,7 @@ from typing import Any
 from components.artifacts import Gate
 from components.errors import DataError, Infeasible, UsageError
 from components.family import Family
-from components.files import File, keep
+from components.runtime.files import File, keep
 from components.source import Source
 from components.step import Context, step
 from pipelines.engine.pipeline import pipeline

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-from components.crash import point
+from components.runtime.crash import point
 for n in range(3):
     point("one")
     print("one", n, flush=True)
@@ -22,7 +22,7 @@ def run(monkeypatch: pytest.MonkeyPatch, **settings: str) -> tuple[int, int]:
     """How the script ended, and how many lines it said before."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     ended = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=root)
     return ended.returncode, len(ended.stdout.splitlines())
 

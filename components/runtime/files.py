@@ -14,10 +14,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from components import places
-from components.crash import point
 from components.errors import DataError
-from components.places import is_remote, write_atomically
+from components.runtime import places
+from components.runtime.crash import point
+from components.runtime.places import is_remote, write_atomically
 
 FRESH = 3600.0
 """seconds; `gc` spares young objects that no manifest names yet, so one that is kept again is made young again"""

@@ -20,8 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.crash import point
 from components.errors import RayfieldError
+from components.runtime.crash import point
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ Secrets: nothing that looks like one reaches what people read.
 import pytest
 
 from components.errors import UsageError
-from components.secrets import HIDDEN, holds_secret, is_secret, redact, redacted, refuse
+from components.runtime.secrets import HIDDEN, holds_secret, is_secret, redact, redacted, refuse
 
 
 @pytest.mark.parametrize(

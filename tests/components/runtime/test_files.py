@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from components import files, places
 from components.errors import DataError
-from components.files import digest_of, keep, tracking_uri, where
-from components.places import write_atomically
+from components.runtime import files, places
+from components.runtime.files import digest_of, keep, tracking_uri, where
+from components.runtime.places import write_atomically
 
 
 def test_the_same_bytes_are_kept_once(own_store, monkeypatch):

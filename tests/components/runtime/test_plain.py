@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from components.artifacts import Gate, Scores, at_least
 from components.errors import DataError
 from components.families.voxnet import VoxNet
-from components.files import File
-from components.plain import canonical, class_of, decode, encode
 from components.representations.points import Points
+from components.runtime.files import File
+from components.runtime.plain import canonical, class_of, decode, encode
 from components.table import Set
 
 VALUES = [
@@ -70,7 +70,7 @@ def test_a_manifest_names_nothing_outside_the_components(name):
         decode({"@": name})
 
 
-@pytest.mark.parametrize("name", ["components.plain:decode", "components.family:importlib"])
+@pytest.mark.parametrize("name", ["components.runtime.plain:decode", "components.family:importlib"])
 def test_a_manifest_names_dataclasses_only(name):
     with pytest.raises(DataError, match="dataclasses only"):
         class_of(name)

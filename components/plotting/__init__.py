@@ -1,0 +1,1 @@
+"""Figures: in no key but of a step that returns one."""

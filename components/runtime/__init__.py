@@ -1,0 +1,1 @@
+"""Moves bytes whose digest the reader checks: in no key."""
