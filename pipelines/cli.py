@@ -6,7 +6,6 @@ commands that need them.
 """
 
 import importlib
-import os
 import traceback
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import click
 
 from components.errors import RayfieldError, UsageError, nearest
+from components.runtime import files
 from components.runtime.secrets import redact, refuse
 from pipelines.engine.typed import remember, with_store
 
@@ -86,7 +86,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, RayfieldError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FULL:
-        where = error.filename or os.environ.get("RAYFIELD_STORE", ".rayfield")
+        where = error.filename or files.root()
         return f"{where} {FULL[error.errno]}. Make room, or pass --store; a run continues where it was."
     if any(f"{kind.__module__}.{kind.__name__}" == BOTO for kind in type(error).__mro__):
         said = " ".join(str(error).split()).rstrip(".")
@@ -118,9 +118,9 @@ def store_at(address: str | None) -> Any:
     from pipelines.engine.store import Store
 
     remember(address or "")
-    address = address or ".rayfield"
+    address = address or files.DEFAULT
     _check_store(address)
-    os.environ["RAYFIELD_STORE"] = address
+    files.use(address)
     return Store.here()
 
 

@@ -19,6 +19,8 @@ from components.runtime import places
 from components.runtime.crash import point
 from components.runtime.places import is_remote, write_atomically
 
+DEFAULT = ".rayfield"
+"""the store where nobody named one"""
 FRESH = 3600.0
 """seconds; `gc` spares young objects that no manifest names yet, so one that is kept again is made young again"""
 
@@ -96,20 +98,20 @@ def set_aside(store: str, name: str, label: str) -> None:
 
 
 def root() -> str:
-    """The store's address."""
-    return os.environ.get("RAYFIELD_STORE", ".rayfield")
+    """The store's address: of RAYFIELD_STORE, or the default, made absolute."""
+    return places.absolute(os.environ.get("RAYFIELD_STORE") or DEFAULT)
 
 
 def use(address: str) -> None:
-    """Makes a store this process's own: a worker is told where its driver's is."""
-    os.environ["RAYFIELD_STORE"] = address
+    """Makes a store this process's own, whatever its folder will be: a worker is told where its driver's is."""
+    os.environ["RAYFIELD_STORE"] = places.absolute(address)
 
 
 def tracking_uri() -> str:
     """Where MLflow is: MLFLOW_TRACKING_URI, or a database beside the local store."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    folder = Path(".rayfield" if is_remote(root()) else root()).resolve()
+    folder = places.absolute(DEFAULT if is_remote(root()) else root())
     return f"sqlite:///{folder}/mlflow.db"
 
 

@@ -57,6 +57,15 @@ def is_remote(address: str) -> bool:
     return "://" in address and not address.startswith("file://")
 
 
+def absolute(address: str) -> str:
+    """The same place from whatever folder: workers of Ray Train and Tune have folders of their own."""
+    if is_remote(address):
+        return address
+    path = _path(address)
+    # through a link, `..` is another folder than its letters say
+    return str(path.resolve() if ".." in path.parts else path.absolute())
+
+
 def read(address: str) -> bytes | None:
     """The bytes at an address; None if there are none."""
     with suppress(FileNotFoundError, NotADirectoryError):

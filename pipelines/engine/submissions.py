@@ -191,7 +191,7 @@ def _shared(store: Store, here: bool, address: str) -> Store:
             f"A store is shared with the cluster, but {store.address} is a folder of this machine and {address} is "
             "elsewhere. Pass --store s3://BUCKET/rayfield, and give the cluster's nodes its keys."
         )
-    return Store(str(Path(store.address.removeprefix("file://")).resolve()))
+    return store
 
 
 def _places(store: Store, here: bool) -> dict[str, str]:

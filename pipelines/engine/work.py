@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from components.errors import RayfieldError
+from components.runtime import files
 from components.runtime.crash import point
 from components.runtime.plain import class_of, decode, encode
 from components.runtime.secrets import redact
@@ -31,7 +32,7 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
     Returns {"ok": True} or {"ok": False, "error", "kind", "code", "traceback"}: an error is a value here, since it
     must reach the driver whole from any process.
     """
-    os.environ["RAYFIELD_STORE"] = address
+    files.use(address)
     store = Store(address)
     store.look_again()
     context = Running(store, run, node["key"], (node["step"].partition(":")[0],), node["seed"], resources)

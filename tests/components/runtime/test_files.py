@@ -94,6 +94,27 @@ def test_a_full_disk_leaves_no_part_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("address", ["shapes/store", "./shapes/store", "file://shapes/store", "other/../shapes/store"])
+def test_a_store_that_was_named_from_a_folder_is_the_same_from_every_other(monkeypatch, tmp_path, address):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    files.use(address)
+    monkeypatch.chdir("/")
+
+    assert files.root() == f"{tmp_path}/shapes/store"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking_uri() == f"sqlite:///{tmp_path}/shapes/store/mlflow.db"
+
+
+def test_without_a_name_the_store_is_in_the_folder_of_whoever_asks(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYFIELD_STORE", "")
+    assert files.root() == f"{tmp_path}/.rayfield"
+
+    monkeypatch.delenv("RAYFIELD_STORE")
+    assert files.root() == f"{tmp_path}/.rayfield"
+
+
 def test_mlflow_is_where_the_environment_says_or_beside_the_store(monkeypatch, own_store, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     assert tracking_uri() == "http://mlflow:5000"
