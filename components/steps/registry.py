@@ -48,8 +48,10 @@ def client() -> Any:
         if not uri.startswith("sqlite:///"):
             return mlflow.MlflowClient(uri, uri)
         # six processes that open a fresh database at once: five crash in its migrations
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
+        database = Path(uri.removeprefix("sqlite:///"))
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{database}.lock"):
+            database.touch()  # SQLite would make it 0644 at most, and a team with umask 002 could not share it
             api = mlflow.MlflowClient(uri, uri)
             api.search_experiments(max_results=1)
         return api
