@@ -10,9 +10,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
+from components.runtime.files import scratch_root
 from components.runtime.secrets import holds_secret
+from pipelines.engine.clone import is_clone
 from pipelines.engine.cluster import local_cpus
 from pipelines.engine.code import ROOT
 from pipelines.engine.errors import kind_of
@@ -211,8 +214,15 @@ def _variables() -> dict[str, str]:
     }
     # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
     found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    found.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".rayfield" / "numba"))
+    found.setdefault("NUMBA_CACHE_DIR", str(_compiled()))
     return found
+
+
+def _compiled() -> Path:
+    """Where kernels' machine code is kept: in the clone, or in the user's own folder where the clone is another's."""
+    own = ROOT / ".rayfield"
+    mine = is_clone() and os.access(own if own.exists() else ROOT, os.W_OK)
+    return (own if mine else scratch_root()) / "numba"
 
 
 def _print_where(own: Mapping[str, Any]) -> None:

@@ -1,0 +1,53 @@
+"""
+What an installed copy does without its repository, and what it says of the rest.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from components.errors import UsageError
+from pipelines.engine import certificate, clone, executors, scaffold
+from pipelines.engine.store import Store
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy without the repository around it."""
+    for module in (certificate, clone, executors, scaffold):
+        monkeypatch.setattr(module, "ROOT", tmp_path / "copy")
+    (tmp_path / "copy" / "components" / "families").mkdir(parents=True)
+    return tmp_path / "copy"
+
+
+def test_this_is_a_clone():
+    assert clone.is_clone()
+
+
+def test_a_new_family_is_written_into_a_clone_alone(installed):
+    with pytest.raises(UsageError, match=r"`rayfield new family` works in a clone, but this copy is installed: .*pip"):
+        scaffold.family("mean_field")
+    assert list(installed.rglob("*.py")) == []
+
+
+def test_a_family_is_certified_in_a_clone_alone_which_is_said_before_anything_runs(installed, own_store):
+    with pytest.raises(UsageError, match="`rayfield certify` works in a clone, .*test_every_family.py"):
+        certificate.certify("voxnet", Store.here(), None)
+    assert not own_store.exists()
+
+
+def test_kernels_are_compiled_into_the_clone(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "ROOT", tmp_path)
+
+    assert executors._compiled() == tmp_path / ".rayfield" / "numba"
+
+
+def test_beside_an_installed_copy_nothing_is_written(installed):
+    assert executors._compiled() == executors.scratch_root() / "numba"
+
+
+def test_nor_into_a_clone_that_is_another_users(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "ROOT", tmp_path)
+    monkeypatch.setattr(executors.os, "access", lambda path, mode: False)
+
+    assert executors._compiled() == executors.scratch_root() / "numba"
