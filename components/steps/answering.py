@@ -17,7 +17,7 @@ from components.training import load_weights
 
 def opened(folder: Path) -> tuple[Any, Any, torch.nn.Module]:
     """The family, the representation and the network that a model's folder holds."""
-    said = json.loads((folder / "model.json").read_text())
+    said = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     family, representation = decode(said["family"]), decode(said["representation"])
     net = family.network()
     load_weights(net, load_file(folder / "model.safetensors"))

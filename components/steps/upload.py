@@ -61,7 +61,7 @@ def upload(run: str, scores: Scores, checkpoint: Checkpoint, name: str, key: str
     import mlflow
 
     question, parts = example(scores), written(folder / "parts", checkpoint, key)
-    (folder / "parts" / "MODEL_CARD.md").write_text(model_card(scores, checkpoint, name, key))
+    (folder / "parts" / "MODEL_CARD.md").write_text(model_card(scores, checkpoint, name, key), encoding="utf-8")
     mlflow.set_tracking_uri(tracking_uri())
     with mlflow.start_run(run_id=run):
         point("register: its MLflow run is open, nothing uploaded")
@@ -82,7 +82,7 @@ def written(folder: Path, checkpoint: Checkpoint, key: str) -> Path:
     """The folder with what `answering.opened` reads: the family and the representation as JSON, the weights."""
     folder.mkdir(parents=True)
     said = {"family": encode(checkpoint.family), "representation": encode(checkpoint.representation), "key": key}
-    (folder / "model.json").write_text(json.dumps(said, indent=1))
+    (folder / "model.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(checkpoint.weights.read())
     return folder
 
