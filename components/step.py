@@ -49,11 +49,11 @@ class Context(Protocol):
     def progress(self, done: float, total: float, unit: str = "") -> None:
         """How far the step is."""
 
-    def key(self, *, of: str = "", **parts: Any) -> str:
+    def key(self, *, of: Callable[..., Any] | None = None, **parts: Any) -> str:
         """
         The key of a part of this step's work: of those parts, and of the code that they use.
 
-        `of` names the module whose work it is, where another step's may be done here.
+        `of` is the function whose work it is; by default the step's own.
         """
 
     def recall(self, key: str) -> Any:
@@ -93,6 +93,17 @@ class Step:
         self.module = function.__module__
         self.signature = inspect.signature(function)
         self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, self.name, function
+
+    @property
+    def id(self) -> str:
+        """The step by a name that outlives a move of its file: step:train; own:shapes:score for one of one's own."""
+        ours = self.module.startswith("components.steps.")
+        return f"step:{self.name}" if ours else f"own:{self.module}:{self.function.__qualname__}"
+
+    @property
+    def draws(self) -> bool:
+        """Whether its result is a figure, so that the code that draws is in its key."""
+        return "Figure" in str(self.signature.return_annotation)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arguments = self.bind(args, kwargs)
@@ -239,7 +250,7 @@ class Printing:
         if sys.stderr.isatty():
             print(f"\r{done:.0f}/{total:.0f} {unit}", end="\n" if done >= total else "", file=sys.stderr)
 
-    def key(self, *, of: str = "", **parts: Any) -> str:
+    def key(self, *, of: Callable[..., Any] | None = None, **parts: Any) -> str:
         from components.runtime.files import digest_of
 
         return digest_of(repr(sorted(parts.items())).encode())

@@ -54,7 +54,7 @@ def unhurried(root: str, *, each: float, context: Context) -> Table:
     """`preprocess` on Ray Data, of shapes that take a moment."""
     source = Unhurried(root=root, rest=each)
     table = preprocess.run(preprocess.bind((source, [small_voxnet().representation()]), {"on": "ray"}), context)
-    return replace(table, source=None)  # a manifest names classes of components/ only
+    return replace(table, source=None)  # a manifest names dataclasses of components/ and of the pipeline
 
 
 @step(aside=("workers",), spreads=True)

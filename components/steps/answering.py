@@ -3,7 +3,8 @@ Asking a model's folder: the family, the representation and the network that it 
 """
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,25 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from components.runtime.plain import decode
+from components.runtime.plain import allow, decode
 from components.training import load_weights
 
 
 def opened(folder: Path) -> tuple[Any, Any, torch.nn.Module]:
     """The family, the representation and the network that a model's folder holds."""
     said = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    _import_own(said.get("own", []), folder.parent / "code")
     family, representation = decode(said["family"]), decode(said["representation"])
     net = family.network()
     load_weights(net, load_file(folder / "model.safetensors"))
     return family, representation, net.eval()
+
+
+def _import_own(modules: Sequence[str], folder: Path) -> None:
+    """Lets a model name the classes that came with it; their code lies beside its folder, where MLflow puts it."""
+    allow(modules)
+    if modules and str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def answer(family: Any, net: torch.nn.Module, question: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

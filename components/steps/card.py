@@ -2,6 +2,7 @@
 The model card: what a stranger must know of a registered model, as Markdown.
 """
 
+import sys
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ from components.artifacts import Checkpoint, Scores
 def model_card(scores: Scores, checkpoint: Checkpoint, name: str, key: str) -> str:
     """The family, its size, its scores with their errors, and whose data it learned from."""
     family = checkpoint.family
-    doc = (__import__(type(family).__module__, fromlist=["_"]).__doc__ or "").strip().splitlines()
+    doc = (sys.modules[type(family).__module__].__doc__ or "").strip().splitlines()
     numbers = [
         f"| {n} | {scores.val.get(n, float('nan')):.4g} | {v:.4g} | {scores.error.get(n, float('nan')):.2g} |"
         for n, v in scores.test.items()

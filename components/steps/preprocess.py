@@ -173,7 +173,7 @@ def _try_open(source: Source, asset: Asset) -> Any:
 
 def _key(context: Context, source: Source, representation: Representation, group: Sequence[Asset]) -> str:
     return context.key(
-        of=__name__,
+        of=make,
         decoder=source.kinds(),
         representation=representation,
         assets=[(asset.id, asset.digest) for asset in group],

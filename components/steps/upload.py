@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load as load_arrays
 
-import components
 from components.artifacts import Checkpoint, Scores
 from components.runtime.crash import point
 from components.runtime.files import tracking_uri
-from components.runtime.plain import encode
+from components.runtime.imports import files
+from components.runtime.plain import classes, encode
 from components.steps.answering import answer
 from components.steps.card import model_card
 from components.steps.registry import experiment
@@ -68,9 +68,10 @@ def upload(run: str, scores: Scores, checkpoint: Checkpoint, name: str, key: str
         mlflow.log_metrics({f"test_{n}": v for n, v in scores.test.items() if v == v})
         return mlflow.pyfunc.log_model(
             name=name.replace(".", "-"),  # MLflow takes a registered model's name with a dot, and no logged model's
-            python_model=str(Path(__file__).with_name("served.py")),
+            # MLflow copies modes too: a copy of ours has the one that the umask leaves
+            python_model=str(shutil.copyfile(Path(__file__).with_name("served.py"), folder / "served.py")),
             artifacts={path.name: str(path) for path in sorted(parts.iterdir())},
-            code_paths=[str(_code(folder / "code"))],
+            code_paths=_code(folder / "code", checkpoint),
             signature=_signature(checkpoint, question),
             input_example=question,
             pip_requirements=[f"{p}=={metadata.version(p).partition('+')[0]}" for p in ("mlflow", *NEEDED)],
@@ -81,16 +82,29 @@ def upload(run: str, scores: Scores, checkpoint: Checkpoint, name: str, key: str
 def written(folder: Path, checkpoint: Checkpoint, key: str) -> Path:
     """The folder with what `answering.opened` reads: the family and the representation as JSON, the weights."""
     folder.mkdir(parents=True)
-    said = {"family": encode(checkpoint.family), "representation": encode(checkpoint.representation), "key": key}
+    own = [name for name in _modules(checkpoint) if not name.startswith("components.")]
+    said = {
+        "family": encode(checkpoint.family),
+        "representation": encode(checkpoint.representation),
+        "own": own,
+        "key": key,
+    }
     (folder / "model.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(checkpoint.weights.read())
     return folder
 
 
-def _code(folder: Path) -> Path:
-    """The project's components without their data: what loads the model where there is no clone."""
-    ignored = shutil.ignore_patterns("__pycache__", "data", "*.pyc")
-    return shutil.copytree(Path(components.__file__).parent, folder / "components", ignore=ignored)
+def _code(folder: Path, checkpoint: Checkpoint) -> list[str]:
+    """The files that load the model where there is no clone: those of its own classes, and what they import."""
+    for name, path in files(["components.steps.served", *_modules(checkpoint)]).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def _modules(checkpoint: Checkpoint) -> list[str]:
+    """The modules that define what a model's folder names."""
+    return sorted({kind.__module__ for kind in classes((checkpoint.family, checkpoint.representation))})
 
 
 def example(scores: Scores) -> dict[str, np.ndarray]:

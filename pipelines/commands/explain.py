@@ -39,10 +39,16 @@ def explain(ctx: click.Context, pipeline: str, sets: tuple[str, ...], store: str
         _say(row)
 
 
+def few(why: list[str]) -> str:
+    """The first reason, and how many more there are."""
+    first, rest = why[0] if why else "nothing changed", len(why) - 1
+    return first + (f", and {rest} more" if rest > 0 else "")
+
+
 def _say(row: dict[str, Any]) -> None:
-    head = f"kept, made by {row['made_by']}" if row["action"] == "keep" else "would run"
+    head = f"kept, made by {row['made_by']}: {few(row['why'])}" if row["action"] == "keep" else "would run"
     click.echo(f"  {row['step']}  {row['key'][:10]}  {head}", err=True)
-    if row["action"] == "keep" and row["compared_with"] is None:
+    if row["action"] == "keep":
         return
     if row["compared_with"]:
         click.echo(f"    beside {row['compared_with']['key'][:10]} of {row['compared_with']['run']}:", err=True)

@@ -4,12 +4,14 @@ What is known of the families without importing one: their docstrings and what w
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from components.runtime.files import digest_of
 from components.runtime.plain import canonical
-from pipelines.engine.code import ROOT, dependencies
+from pipelines.engine.code import ROOT
+from pipelines.engine.fingerprint import fingerprint
 
 FOLDER = ROOT / "components" / "families"
 
@@ -61,8 +63,13 @@ def exemption(family: str, point: int) -> str:
 
 
 def certificate_key(family: str) -> str:
-    """What a certificate depends on: the code of its family and of what it imports, and their packages."""
-    return digest_of(canonical(dependencies([f"components.families.{family}"])).encode())
+    """What a certificate depends on: the code of the family, of the steps that measured it, and their packages."""
+    path = FOLDER / f"{family}.py"
+    kinds = re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    (own,) = [kind for kind in kinds if kind.lower() == family.replace("_", "")]
+    steps = [(f"components.steps.{name}", name) for name in ("train", "tune", "evaluate")]
+    made_by = fingerprint([*steps, (f"components.families.{family}", own)])
+    return digest_of(canonical(made_by.in_key).encode())
 
 
 def table() -> str:

@@ -1,257 +1,102 @@
 """
-What code a step depends on, read from the source without importing it.
+Where code lies, and what it comes with: modules, what they import, packages, data files. Nothing is imported.
 
-The digest of a module is that of its syntax tree without comments, docstrings and bare strings, so that words may be
-mended without anything running again. A closure is a module and every project module that it imports, transitively.
+A module is the project's own if its file may be edited: it lies in this project, or beside a pipeline of one's own, or
+in a package that was installed to be edited. Whatever else there is comes with Python or with an installed package, and
+changes with its version alone.
 """
 
-import ast
 import hashlib
 import importlib.util
 import json
 import os
+import sys
 import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-from components.errors import UsageError
+from pipelines.engine.definitions import Source, digest_of, package_of, read, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "constraints.txt"
-SEEKERS = frozenset(
-    f"components/{file}.py" for file in ("family", "runtime/plain", "resource", "source", "steps/card", "steps/upload")
-)
-"""files that look for what their callers name: it is in the callers' keys, or it is all of components/"""
+OURS = ("components", "pipelines")
+"""what names of this project begin with: nobody else's are looked for under these"""
 
 
 @dataclass(frozen=True)
 class Module:
-    """One file of the project: what it says, what it imports, which data files it reads."""
+    """One file of code that may be edited, and what it imports anywhere in it."""
 
     name: str
     path: str
-    digest: str
     imports: tuple[str, ...]
-    """project modules"""
+    """modules that may be edited"""
     packages: tuple[str, ...]
     """top names of everything else that is not Python's own"""
-    resources: tuple[str, ...]
-    """data files that it asks `resource()` for"""
     absent: tuple[str, ...]
-    """names that would be project modules, had they a file: with one they are imported"""
-    hidden: tuple[str, ...]
-    """what it uses that no key could hold, in words"""
-    definitions: Mapping[str, str]
-    """what it defines -> digest: functions, methods, constants; `rayfield explain` compares these"""
-
-
-@dataclass(frozen=True)
-class Text:
-    """What can be read of one file by itself."""
-
-    digest: str
-    names: frozenset[str]
-    """dotted names that it imports"""
-    beside: frozenset[str]
-    """files that it names as text: "served.py" """
-    resources: frozenset[str]
-    hidden: tuple[str, ...]
-    definitions: Mapping[str, str]
+    """names that would be modules of this project, had they a file: with one they are imported"""
 
 
 def path_of(name: str) -> Path | None:
-    """The file of a project module; None if there is none of that name."""
+    """The file of a module that may be edited; None if there is none of that name."""
     for candidate in paths_of(name):
-        if candidate.is_file():
+        if candidate.is_file() and (name.split(".")[0] in OURS or not is_brought(str(candidate))):
             return candidate
-    return None
+    return None if name.split(".")[0] in OURS else _outside(name)
 
 
 def paths_of(name: str) -> tuple[Path, Path]:
-    """Where the file of a project module of this name may be."""
+    """Where the file of a module of this name would be in this project."""
     base = ROOT.joinpath(*name.split("."))
     return base.parent / f"{base.name}.py", base / "__init__.py"
 
 
+def _outside(name: str) -> Path | None:
+    """The file of a module elsewhere on Python's path, if it may be edited."""
+    spec = _top(name.split(".")[0])
+    for part in name.split(".")[1:]:
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations) if spec else None
+    origin = Path(spec.origin) if spec and spec.has_location and spec.origin else None
+    return origin if origin and origin.suffix == ".py" and origin.is_file() else None
+
+
 @cache
-def _read(data: bytes, path: str) -> Text:
-    tree = ast.parse(data)
-    names, texts = set[str](), set[str]()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            whole = _absolute(node, path)
-            names |= {whole} | {f"{whole}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
-            texts.add(node.value)
-    resources = frozenset(_resources(tree, path))
-    names |= set(_by_name(tree, path))
-    hidden = () if path in SEEKERS else (*_unnamed(tree, path), *_beside(tree, path))
-    said = list(_definitions(_without_words(tree)))
-    parts: dict[str, str] = {}
-    for name, text in said:
-        parts[name] = _digest(parts.get(name, "") + text)
-    whole = _digest("\n".join(text for _, text in said))
-    return Text(whole, frozenset(names), frozenset(texts), resources, hidden, parts)
+def _top(name: str) -> ModuleSpec | None:
+    """Where a top name is found, if its code may be edited and so counts by its text."""
+    if name in sys.stdlib_module_names or not name.isidentifier():
+        return None
+    spec = _spec(name)
+    places = [*(spec.submodule_search_locations or ()), spec.origin if spec.has_location else None] if spec else []
+    if all(place is None or is_brought(place) for place in places):
+        return None
+    packages = [package for package in _packages().get(name) or [name] if _installed(package)]
+    return None if packages and all(_is_settled(package, name) for package in packages) else spec
 
 
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _resources(tree: ast.AST, path: str) -> Iterator[str]:
-    """The data files that a file asks for, under whatever name it calls `resource`."""
-    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    called = {alias.asname for node in imported for alias in node.names if alias.name == "resource"} | {"resource"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in called:
-            named = [*node.args, *(keyword.value for keyword in node.keywords)]
-            if len(named) != 1 or not isinstance(named[0], ast.Constant):
-                raise UsageError(
-                    f"resource() takes a name in quotes, for a key holds the file's bytes, but line {node.lineno} of "
-                    f"{path} has {ast.unparse(node)}. Write the name there."
-                )
-            yield str(named[0].value)
-
-
-def _imports_by_name(tree: ast.AST) -> Iterator[ast.Call]:
-    """The calls of `import_module` and `__import__`."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
-            yield node
-
-
-def _called(node: ast.Call) -> str:
-    return getattr(node.func, "id", getattr(node.func, "attr", ""))
-
-
-def _quoted(node: ast.Call) -> str:
-    """The first argument, if it is text in quotes; else nothing."""
-    first = node.args[0] if node.args else None
-    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
-
-
-def _by_name(tree: ast.AST, path: str) -> Iterator[str]:
-    """The modules that are imported by a name in quotes; one with dots before it is taken from the file's folder."""
-    for node in _imports_by_name(tree):
-        name = _quoted(node)
-        level = len(name) - len(name.lstrip("."))
-        yield _absolute(ast.ImportFrom(name[level:] or None, [], level), path)
-
-
-def _unnamed(tree: ast.AST, path: str) -> Iterator[str]:
-    for node in _imports_by_name(tree):
-        if not _quoted(node):
-            yield (
-                "An import takes a name in quotes, for a key holds the module's code, but "
-                f"line {node.lineno} of {path} has {ast.unparse(node)}. Write the name there."
-            )
-
-
-def _beside(tree: ast.AST, path: str) -> Iterator[str]:
-    """What is read by the place of the file; a module that is named beside it is followed."""
-    followed = {id(inner) for node in ast.walk(tree) if _names_module(node) for inner in ast.walk(node)}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Name | ast.Attribute) or id(node) in followed:
-            continue
-        if "__file__" in (getattr(node, "id", ""), getattr(node, "attr", "")):
-            yield (
-                f"A data file is asked for by its name, for a key holds its bytes, but line {node.lineno} of {path} "
-                'has __file__. Move the file to components/sources/data, and write resource("NAME").'
-            )
-
-
-def _names_module(node: ast.AST) -> bool:
-    """Whether this is `Path(__file__).with_name("module.py")`."""
-    return isinstance(node, ast.Call) and _called(node) == "with_name" and _quoted(node).endswith(".py")
-
-
-def _definitions(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Every statement of a module with the name by which people know it; a class is its methods and its fields."""
-    for statement in tree.body:
-        if not isinstance(statement, ast.ClassDef):
-            yield _name(statement), ast.dump(statement)
-            continue
-        own, statement.body = statement.body, []
-        yield statement.name, ast.dump(statement)
-        for inner in own:
-            word, _, name = _name(inner).rpartition(" ")
-            yield f"{word.replace('constant', 'field')} {statement.name}.{name}".strip(), ast.dump(inner)
-
-
-def _name(statement: ast.stmt) -> str:
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return statement.name
-    if isinstance(statement, ast.Assign):
-        return f"constant {ast.unparse(statement.targets[0])}"
-    if isinstance(statement, ast.AnnAssign | ast.AugAssign):
-        return f"constant {ast.unparse(statement.target)}"
-    return "imports" if isinstance(statement, ast.Import | ast.ImportFrom) else "statements"
-
-
-def _absolute(node: ast.ImportFrom, path: str) -> str:
-    """The module that is imported from: `from .base import x` in components/steps/a.py is components.steps.base."""
-    if not node.level or os.path.isabs(path):
-        return node.module or ""
-    package = Path(path).parts[: -node.level]
-    return ".".join([*package, *([node.module] if node.module else [])])
-
-
-def _without_words(tree: ast.Module) -> ast.Module:
-    """The tree less every statement that is only a string."""
-    for node in ast.walk(tree):
-        for name in ("body", "orelse", "finalbody"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                setattr(node, name, [s for s in block if not _is_words(s)])
-    return tree
-
-
-def _is_words(statement: ast.AST) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+def text_of(name: str, path: Path | None = None) -> Source:
+    """The source of a module, read."""
+    path = path or path_of(name)
+    if path is None:
+        raise FileNotFoundError(f"no module {name}")
+    return read(path.read_bytes(), shown(path, ROOT), package_of(name, path))
 
 
 def module(name: str, path: Path | None = None) -> Module:
-    """A project module, read."""
+    """A module, and what it imports."""
     path = path or path_of(name)
-    if path is None:
-        raise FileNotFoundError(f"no project module {name}")
-    text = _read(path.read_bytes(), str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
-    near = {f"{name.rpartition('.')[0]}.{file.removesuffix('.py')}" for file in text.beside if file.count(".") == 1}
-    named = (text.names | near) - {""}
-    folders = {".".join(word.split(".")[:n]) for word in {name, *text.names} for n in range(1, word.count(".") + 1)}
-    own = {word for word in named | folders if path_of(word)}
-    # a name under a project's module is something that this module defines
-    tops = {word.split(".")[0] for word in text.names - own} - {word.split(".")[0] for word in own}
-    outside = sorted(tops - _standard() - {""})
-    return Module(
-        name,
-        str(path),
-        text.digest,
-        tuple(sorted(own - {name})),
-        tuple(outside),
-        tuple(sorted(text.resources)),
-        tuple(sorted(word for word in named - own if paths_of(word)[0].parent.is_dir())),
-        text.hidden,
-        text.definitions,
-    )
-
-
-@cache
-def _standard() -> frozenset[str]:
-    import sys
-
-    return frozenset(sys.stdlib_module_names)
+    words = set(text_of(name, path).everywhere)
+    folders = {".".join(word.split(".")[:n]) for word in {name, *words} for n in range(1, word.count(".") + 1)}
+    own = {word for word in words | folders if path_of(word)}
+    # a name under a module of the project's is something that this module defines
+    tops = {word.split(".")[0] for word in words - own} - {word.split(".")[0] for word in own}
+    absent = (word for word in words - own if paths_of(word)[0].parent.is_dir())
+    outside = tops - sys.stdlib_module_names
+    return Module(name, str(path), tuple(sorted(own - {name})), tuple(sorted(outside)), tuple(sorted(absent)))
 
 
 def closure(names: Iterable[str]) -> list[Module]:
@@ -275,7 +120,7 @@ def companions(path: Path) -> list[tuple[str, Path]]:
         name = file.relative_to(path.parent).as_posix()
         if name not in found:
             found[name] = file
-            words = _read(file.read_bytes(), name).names - {""}
+            words = read(file.read_bytes(), name, ".".join(Path(name).parent.parts)).everywhere
             waiting += [near for word in words for near in _near(path.parent, word)]
     return sorted(found.items())
 
@@ -288,20 +133,9 @@ def _near(folder: Path, name: str) -> Iterator[Path]:
         yield from filter(Path.is_file, (base.parent / f"{base.name}.py", base / "__init__.py"))
 
 
-def is_engine(name: str) -> bool:
-    """Files of the engine are in no key: they decide when a step runs, not what it makes."""
-    return name == "pipelines" or name.startswith("pipelines.engine")
-
-
-def dependencies(names: Iterable[str]) -> dict[str, str]:
-    """What a key holds of code: module -> digest, "package numpy" -> version, "data furniture.bin" -> digest."""
-    modules = [m for m in closure(names) if not is_engine(m.name)]
-    for problem in (words for m in modules for words in m.hidden):
-        raise UsageError(problem)
-    said = {m.name: m.digest for m in modules}
-    said |= {f"package {p}": v for p, v in _versions(tuple(sorted({p for m in modules for p in m.packages}))).items()}
-    said |= {f"data {r}": data_digest(r) for m in modules for r in m.resources}
-    return said
+def versions(imported: Iterable[str]) -> dict[str, str]:
+    """Package -> version, of the packages that have these names."""
+    return _versions(tuple(sorted(set(imported))))
 
 
 @cache
@@ -316,14 +150,15 @@ def _versions(imported: tuple[str, ...]) -> dict[str, str]:
     for name in imported:
         for package in _packages().get(name) or [name]:
             normal = package.lower().replace("_", "-")
-            version = _installed(package) if _is_settled(package, name) else ""
-            found[normal] = (version or _of_sources(name) or locked().get(normal, "missing")).partition("+")[0]
+            version = _public(package) if _is_settled(package, name) else ""
+            found[normal] = version or _of_sources(name) or locked().get(normal, "missing").partition("+")[0]
     return dict(sorted(found.items()))
 
 
 def forget() -> None:
     """Looks for packages anew."""
     _versions.cache_clear()
+    _top.cache_clear()
     importlib.invalidate_caches()
 
 
@@ -338,6 +173,25 @@ def _installed(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def _public(package: str) -> str:
+    """
+    The version of an installed package: 2.13.0, not 2.13.0+cpu.
+
+    One that came from an address, a commit of git say, has the digest of its files besides: other commits have the
+    same version.
+    """
+    version = _installed(package).partition("+")[0]
+    try:
+        told = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return version
+    if not (origin := told.read_text("direct_url.json")):
+        return version
+    lines = (told.read_text("RECORD") or "").splitlines()
+    files = sorted(line for line in lines if ",sha256=" in line and ".dist-info/" not in line)
+    return f"{version} {digest_of(json.dumps([json.loads(origin).get('vcs_info'), files]))}"
 
 
 def locked() -> dict[str, str]:
@@ -366,7 +220,7 @@ def _spec(name: str) -> ModuleSpec | None:
     try:
         return importlib.util.find_spec(name)
     except (ImportError, ValueError):  # a module that was made by hand
-        return None
+        return PathFinder.find_spec(name)
 
 
 @cache
@@ -389,10 +243,15 @@ def found_now(name: str) -> str:
 
 
 def _sources(name: str) -> list[tuple[str, Path]]:
-    """The source files of a module that may be edited, with their names in it."""
+    """The files of a module that may be edited, with their names in it: code, libraries and data."""
     spec = _spec(name)
     folders = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
-    files = [(file.relative_to(folder).as_posix(), file) for folder in folders for file in folder.rglob("*.py")]
+    files = [
+        (file.relative_to(folder).as_posix(), file)
+        for folder in folders
+        for file in folder.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    ]
     alone = [Path(spec.origin)] if spec and spec.has_location and spec.origin and not folders else []
     return sorted([*files, *((file.name, file) for file in alone if file.is_file())])
 
@@ -401,8 +260,20 @@ def _of_sources(name: str) -> str:
     """What stands for the version of a module that no package brought: a digest of its sources."""
     files = [(inner, file) for inner, file in _sources(name) if not is_brought(str(file))]
     return (
-        _digest("".join(f"{inner} {_file_digest(str(file), _stamp(file))}\n" for inner, file in files)) if files else ""
+        digest_of("".join(f"{inner} {_file_digest(str(file), _stamp(file))}\n" for inner, file in files))
+        if files
+        else ""
     )
+
+
+def files_of(name: str) -> dict[str, str]:
+    """The files beside the code of a module that may be edited, libraries and data -> digest."""
+    folder = name.split(".")[0]
+    return {
+        f"{folder}/{inner}": _file_digest(str(file), _stamp(file))
+        for inner, file in _sources(folder)
+        if file.suffix != ".py"
+    }
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -429,9 +300,6 @@ def _file_digest(path: str, stamp: tuple[int, int, int]) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def raw_digest(paths: Iterable[Path]) -> str:
-    """A digest of files' bytes as they are, comments included: what a remembered plan depends on."""
-    whole = hashlib.blake2b(digest_size=16)
-    for path in sorted(paths):
-        whole.update(os.path.relpath(path, ROOT).encode() + b"\0" + path.read_bytes() + b"\0")
-    return whole.hexdigest()
+def standard() -> frozenset[str]:
+    """The names of Python's own modules."""
+    return frozenset(sys.stdlib_module_names)

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,8 @@ from components.runtime.files import keep
 from components.runtime.plain import decode, encode
 from components.runtime.secrets import redacted
 from pipelines.engine.events import events
-from pipelines.engine.keys import digest, in_key, ingredients, modules_of
+from pipelines.engine.fingerprint import Root
+from pipelines.engine.keys import digest, fingerprint_of, in_key, ingredients, root_of
 from pipelines.engine.logs import captured
 from pipelines.engine.spending import spending
 from pipelines.engine.store import Store
@@ -40,8 +41,8 @@ class Running:
     store: Store
     run: str
     step_key: str
-    modules: tuple[str, ...]
-    """those whose code the step's own module brings: in the key of every part"""
+    roots: tuple[Root, ...]
+    """the step's function: its code is in the key of every part"""
     seed: int
     resources: Mapping[str, float]
     writer: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
@@ -78,9 +79,9 @@ class Running:
     def progress(self, done: float, total: float, unit: str = "") -> None:
         self._say(kind="progress", done=done, total=total, unit=unit)
 
-    def key(self, *, of: str = "", **parts: Any) -> str:
+    def key(self, *, of: Callable[..., Any] | None = None, **parts: Any) -> str:
         counted = {name: in_key(value) for name, value in parts.items()}
-        return digest(ingredients(modules_of(parts) | ({of} if of else set(self.modules)), counted, self.seed))
+        return digest(ingredients(fingerprint_of((root_of(of),) if of else self.roots, parts), counted, self.seed))
 
     def recall(self, key: str) -> Any:
         manifest = self.store.manifest(key)

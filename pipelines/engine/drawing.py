@@ -14,7 +14,7 @@ from components.runtime.plain import canonical
 from components.source import Only, Source
 from components.step import Handle, Step, current_drawing
 from pipelines.engine.code import path_of
-from pipelines.engine.keys import digest, forget, in_key, in_plan, ingredients, modules_of
+from pipelines.engine.keys import classes_of, digest, fingerprint_of, forget, in_key, in_plan, ingredients, root_of
 from pipelines.engine.kinds import FAMILY, GATE, is_a
 
 Part = TypeVar("Part")
@@ -26,13 +26,14 @@ class Node:
 
     key: str
     step: str
-    """components.steps.train:train"""
+    """step:train"""
     title: str
     """what people read: "train pointnet\""""
     parameters: Mapping[str, Any]
     needs: tuple[str, ...]
     ingredients: Mapping[str, Any]
     modules: tuple[str, ...]
+    """that its code imports, and that may be edited"""
     seed: int
     resources: Mapping[str, float]
 
@@ -45,19 +46,22 @@ class Graph:
     seed: int = 0
     sources: dict[str, Source] = field(default_factory=dict)
     """every source that a step reads"""
+    listings: dict[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    """digest of code -> module -> definition -> digest: `explain` names what changed by them"""
     scored: dict[str, frozenset[type[Any]] | None] = field(default_factory=dict)
     """key -> the families behind it; None where another checkpoint's features decide the scores"""
 
     def add(self, step: Step, arguments: Mapping[str, Any]) -> Any:
         """Draws a call; two calls with one key are one node."""
-        _check_place(step)
+        _check_place(step.function, "A step")
+        for kind in classes_of(arguments):
+            _check_place(kind, "A class whose instance a step is given")
         given = {name: in_plan(value) for name, value in arguments.items()}
-        _check_classes(given)
-        modules = {step.module} | modules_of(arguments)
         counted = {name: in_key(value) for name, value in arguments.items() if name not in step.aside}
-        made_of = ingredients(modules, counted, self.seed)
-        step_name = f"{step.module}:{step.name}"
-        key = digest({"step": step_name, **made_of})
+        code = fingerprint_of((root_of(step.function),), arguments, step.draws)
+        made_of = ingredients(code, counted, self.seed)
+        key = digest({"step": step.id, **made_of})
+        self.listings[code.digest] = code.listing
         self.scored[key] = self._families_behind(arguments)
         self.sources |= {canonical(in_plan(one)): one for one in map(whole, parts(arguments, Source))}
         if any(is_a(value, GATE) for value in arguments.values()):
@@ -65,12 +69,12 @@ class Graph:
         if key not in self.nodes:
             self.nodes[key] = Node(
                 key=key,
-                step=step_name,
+                step=step.id,
                 title=title_of(step, arguments, self.nodes),
                 parameters=given,
                 needs=tuple(sorted({handle.key for handle in handles(arguments)})),
                 ingredients=made_of,
-                modules=tuple(sorted(modules)),
+                modules=code.modules,
                 seed=self.seed,
                 resources=resources_of(arguments, step.spreads),
             )
@@ -119,31 +123,14 @@ def _overriding(settings: Mapping[str, Mapping[str, str]]) -> AbstractContextMan
     return overriding(settings)
 
 
-def _check_place(step: Step) -> None:
-    """A step of a file that workers cannot import, and whose code no key would hold, is refused."""
-    if path_of(step.module) is None:
+def _check_place(named: Any, what: str) -> None:
+    """Refuses what a step's own process could not import again, and whose code no key would hold."""
+    name = f"{named.__module__}.{named.__qualname__}"
+    if "<locals>" in name or path_of(named.__module__) is None:
         raise UsageError(
-            f"A step lives in components/steps, but {step.name} is defined in {step.module}. Move it to a file there."
+            f"{what} is defined at the top of a file, where workers find it, but {named.__qualname__} is defined in "
+            f"{name.rpartition('.')[0]}. Move it to the pipeline's own file or to one beside it."
         )
-
-
-def _check_classes(given: Any) -> None:
-    """Refuses what a step's own process could not make again: it knows the classes of components/ alone."""
-    for name in _classes(given):
-        module, _, kind = name.partition(":")
-        if path_of(module) is None or module.startswith("pipelines."):
-            raise UsageError(
-                f"A step is given things of components/, but {kind} is defined in {module}. Move it to a file there."
-            )
-
-
-def _classes(given: Any) -> Iterator[str]:
-    """The names of the classes in plain data."""
-    if isinstance(given, Mapping):
-        yield from [given["@"]] if "@" in given else []
-        given = list(given.values())
-    for inner in given if isinstance(given, list) else ():
-        yield from _classes(inner)
 
 
 def _all_met(settings: Mapping[str, Mapping[str, str]], met: set[tuple[str, str]]) -> None:

@@ -1,8 +1,8 @@
 """
 Why a step would run: what differs from the nearest of its earlier results, in people's words.
 
-Earlier results are found through the records of the last runs. A module's definitions lie in code/<digest>.json of the
-store, so what changed is named down to the function; what a source had lies in the table that was made of it.
+Earlier results are found through the records of the last runs. What a code consists of lies in code/<digest>.json of
+the store, so what changed is named down to the function; what a source had lies in the table that was made of it.
 """
 
 from collections import Counter, defaultdict
@@ -216,35 +216,46 @@ def _names(kinds: list[str]) -> str:
 
 
 def code_changes(one: Mapping[str, str], other: Mapping[str, str], store: Store) -> Iterator[str]:
-    """What changed of packages, data files and modules; modules that came or went, last."""
-    whole = []
+    """What changed of definitions, packages and data files; what is used now, or no more, comes last."""
+    later = []
     for name, was, now in _changed(one, other):
         kind, _, rest = name.partition(" ")
-        if kind == "package" and rest:
+        if kind == "package":
             yield f"package {rest} {was or 'none'} -> {now or 'none'}"
-        elif kind == "data" and rest:
+        elif kind == "data":
             yield f"data {rest}"
-        elif was and now:
-            yield from definition_changes(name, store.load(f"code/{was}.json"), store.load(f"code/{now}.json"))
-        else:
-            whole.append(f"{name} is {'used now' if now else 'used no more'}")
-    yield from whole
+        elif kind == "code":
+            changed, moved = definition_changes(store.load(f"code/{was}.json"), store.load(f"code/{now}.json"))
+            yield from changed
+            later += moved
+    yield from later
 
 
-def definition_changes(module: str, one: Mapping[str, str] | None, other: Mapping[str, str] | None) -> Iterator[str]:
-    """What changed within a module; the module itself where its earlier definitions are not known."""
-    changes = list(_changed(one, other)) if one and other else []
-    if not changes:
-        yield f"{module} changed"
-    for name, was, now in changes:
-        verb = "changed" if was and now else "is new" if now else "is gone"
-        kind, _, own = name.rpartition(" ")
-        if name in ("imports", "statements"):
-            yield f"{name} of {module} changed"
-        elif kind == "constant":
-            yield f"constant {own} of {module}" + ("" if verb == "changed" else f" {verb}")
-        else:
-            yield f"{kind} {module}.{own} {verb}".strip()
+def definition_changes(
+    one: Mapping[str, Mapping[str, str]] | None, other: Mapping[str, Mapping[str, str]] | None
+) -> tuple[list[str], list[str]]:
+    """Definitions whose text changed, and those that are used now or no more; a module stands for all of its own."""
+    if one is None or other is None:
+        return ["the code changed"], []
+    changed, moved = [], []
+    for module, was, now in _changed(one, other):
+        if not was or not now:
+            moved.append(f"{module} is {'used now' if now else 'used no more'}")
+            continue
+        for name, before, after in _changed(was, now):
+            if before and after:
+                changed.append(_label(module, name) + ("" if name.startswith("constant ") else " changed"))
+            else:
+                moved.append(f"{_label(module, name)} is {'used now' if after else 'used no more'}")
+    return changed or ([] if moved else ["the order of the code's definitions changed"]), moved
+
+
+def _label(module: str, name: str) -> str:
+    """ "components.training.Clock", "constant SHARD of components.steps.preprocess"."""
+    kind, _, own = name.rpartition(" ")
+    if name == "statements":
+        return f"statements of {module}"
+    return f"constant {own} of {module}" if kind == "constant" else f"{kind} {module}.{own}".strip()
 
 
 # Sources
@@ -253,7 +264,7 @@ def definition_changes(module: str, one: Mapping[str, str] | None, other: Mappin
 def assets_of(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     """Asset id -> what a table said of it; None where the step made no table."""
     result = manifest.get("result")
-    if not (isinstance(result, Mapping) and result.get("@") == "components.table:Table"):
+    if not (isinstance(result, Mapping) and str(result.get("@")).rpartition(":")[2] == "Table"):
         return None
     import pyarrow.parquet as pq
 

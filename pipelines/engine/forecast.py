@@ -107,7 +107,7 @@ def _row(node: Mapping[str, Any], manifest: Mapping[str, Any] | None, reasons: R
 def size_of(value: Any) -> int:
     """The bytes of every file that a result names."""
     if isinstance(value, Mapping):
-        own = value["size"] if value.get("@") == "components.runtime.files:File" else 0
+        own = value["size"] if str(value.get("@")).rpartition(":")[2] == "File" else 0
         return own + sum(map(size_of, value.values()))
     return sum(map(size_of, value)) if isinstance(value, list) else 0
 

@@ -2,7 +2,8 @@
 The key of a step: one name for one result, the same on every machine.
 
 It is made of the code that the step uses, the packages of that code, the parameters that it reads, the keys of its
-inputs and the seed. It is not made of paths, of the store, of the host, nor of resources.
+inputs and the seed. It is not made of paths, of the store, of the host, nor of resources; nor of where code lies, for
+steps and classes stand in it by names that outlive a move: step:train, family:pointnet.
 """
 
 import hashlib
@@ -10,16 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from components.errors import DataError
 from components.runtime.plain import canonical, encode, name_of
 from components.source import Asset, Only, Source, digest_of
 from components.step import Handle, HandleError
 from pipelines.engine import code
-from pipelines.engine.code import closure, dependencies, is_engine
+from pipelines.engine.fingerprint import Fingerprint, Root, fingerprint
 from pipelines.engine.kinds import FAMILY, is_a
 
-_code: dict[frozenset[str], dict[str, str]] = {}
-"""what `dependencies` said; a drawing begins anew, and a step's process keeps to the code that it has imported"""
+VERSION = 2
+"""of what a key is made of: a key of another version is another key"""
+_code: dict[tuple[tuple[Root, ...], bool], Fingerprint] = {}
+"""the fingerprints that were taken; a drawing begins anew, a step's process keeps to the code that it has imported"""
 _assets: dict[str, list[Asset]] = {}
 _parts: dict[tuple[str, str], dict[str, list[Asset]]] = {}
 """the listings of one drawing: of five thousand scenes of one source, each is a part of one listing"""
@@ -36,20 +38,20 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(canonical(value).encode(), digest_size=16).hexdigest()
 
 
-def modules_of(value: Any) -> set[str]:
-    """The modules of every dataclass in a value: their code decides what the value does."""
+def classes_of(value: Any) -> set[type]:
+    """The classes of every dataclass in a value: their code decides what the value does."""
     if isinstance(value, Handle):
         return set()
     if isinstance(value, type):
-        return {value.__module__}
-    if is_dataclass(value) and not isinstance(value, type):
+        return {value}
+    if is_dataclass(value):
         inner = [getattr(value, f.name) for f in fields(value) if not f.metadata.get("aside")]
         kinds = value.kinds() if isinstance(value, Source) else ()
-        return {type(value).__module__}.union(*map(modules_of, [*inner, *kinds]))
+        return {type(value)}.union(*map(classes_of, [*inner, *kinds]))
     if isinstance(value, Mapping):
-        return set().union(*map(modules_of, value.values()))
+        return set().union(*map(classes_of, value.values()))
     if isinstance(value, list | tuple):
-        return set().union(*map(modules_of, value))
+        return set().union(*map(classes_of, value))
     return set()
 
 
@@ -110,24 +112,20 @@ def _no_results(family: Any, own: Mapping[str, Any]) -> None:
             )
 
 
-def check_code(node: Mapping[str, Any]) -> None:
-    """Refuses code that changed since the plan was drawn: what it made would be kept under the old code's key."""
-    drawn = node["ingredients"]["code"]
-    now = {one.name: one.digest for one in closure(node["modules"]) if not is_engine(one.name)}
-    changed = [name for name, digest in now.items() if drawn.get(name) != digest]
-    if changed:
-        raise DataError(
-            f"A step runs the code that its plan was drawn with, but {', '.join(changed)} changed since then. "
-            "Run again: the plan is drawn anew."
-        )
-
-
-def ingredients(modules: Iterable[str], parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def ingredients(made_by: Fingerprint, parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Everything that a key is the digest of, by name: `explain` compares these."""
-    return {"code": _code_of(frozenset(modules)), "parameters": dict(parameters), "seed": seed}
+    return {"code": made_by.in_key, "parameters": dict(parameters), "seed": seed, "version": VERSION}
 
 
-def _code_of(modules: frozenset[str]) -> dict[str, str]:
-    if modules not in _code:
-        _code[modules] = dependencies(modules)
-    return _code[modules]
+def root_of(named: Callable[..., Any]) -> Root:
+    """The definition that a function or a class stands for, or that it lies in."""
+    return named.__module__, named.__qualname__.partition(".")[0]
+
+
+def fingerprint_of(functions: Iterable[Root], arguments: Any, draws: bool = False) -> Fingerprint:
+    """The code that functions use when they are given these arguments."""
+    kinds = sorted(classes_of(arguments), key=name_of)
+    roots = (*functions, *map(root_of, kinds))
+    if (roots, draws) not in _code:
+        _code[roots, draws] = fingerprint(roots, draws)
+    return _code[roots, draws]

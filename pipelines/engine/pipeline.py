@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from components.errors import UsageError, nearest
-from pipelines.engine.code import ROOT, is_brought, path_of
+from pipelines.engine.code import ROOT, is_brought, paths_of
 from pipelines.engine.kinds import FAMILY, is_kind
 
 
@@ -165,7 +165,7 @@ def _leave(folder: str, before: set[str]) -> None:
     """Another pipeline of this process may have modules of the same names beside it."""
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None) or ""
-        if file.startswith(folder + os.sep) and not is_brought(file) and path_of(name) is None:
+        if file.startswith(folder + os.sep) and not is_brought(file) and not any(map(Path.is_file, paths_of(name))):
             del sys.modules[name]
 
 

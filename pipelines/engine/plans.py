@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.runtime.crash import point
-from pipelines.engine.code import LOCK, ROOT, Module, closure, data_path, found_now, is_engine, module, path_of
+from pipelines.engine.code import LOCK, OURS, ROOT, Module, closure, data_path, found_now, module, path_of
 from pipelines.engine.pipeline import importing
 from pipelines.engine.reading import loaded, packages, reading, variables
 from pipelines.engine.store import Store, StoreError, sealed, unsealed
@@ -149,7 +149,7 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
             "packages": packages(),
             "watch": {path: _stamp(path) for path in sorted(watch)},
             "variables": variables(seen.variables),
-            **_imported(request, [own, *read], loaded(before)),
+            **_imported(request, [own, *read], loaded(before), _data(graph.nodes.values())),
             **_folded(graph.nodes.values()),
         }
     said = sealed(held)
@@ -157,34 +157,43 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
     with suppress(StoreError):  # who may only read a store draws each time; to run, it must be writable
         store.write(f"plans/{request.digest()}.json", said)
         point("plans: remembered")
-        _list_definitions(read, store)
+        _list_definitions(graph.listings, store)
     return _unfolded(unsealed(said))
 
 
-def _list_definitions(read: Iterable[Module], store: Store) -> None:
-    """Keeps what each module defines, once for each of its digests: `explain` names what changed by them."""
+def _list_definitions(listings: Mapping[str, Any], store: Store) -> None:
+    """Keeps what each code consists of, once for each of its digests: `explain` names what changed by them."""
     known = set(store.names("code"))
-    for one in read:
-        if not is_engine(one.name) and f"{one.digest}.json" not in known:
-            store.write(f"code/{one.digest}.json", json.dumps(one.definitions).encode())
+    for digest, listing in listings.items():
+        if f"{digest}.json" not in known:
+            store.write(f"code/{digest}.json", json.dumps(listing).encode())
 
 
-def _imported(request: Request, read: Sequence[Module], more: Iterable[Path]) -> dict[str, Any]:
+def _imported(request: Request, read: Sequence[Module], more: Iterable[Path], data: Iterable[str]) -> dict[str, Any]:
     """What the imports of a drawing found, of the project and outside it, and what they did not find."""
     known = {one.path for one in read}
     texts = [*read, *(module(path.stem, path) for path in more if path.suffix == ".py" and str(path) not in known)]
-    outside = {name for one in texts if not is_engine(one.name) for name in one.packages}
+    steps = [one for one in texts if not one.name.startswith("pipelines.engine")]
+    tops = {name.partition(".")[0] for one in steps for name in (*one.packages, *one.imports)}
+    outside = tops - {*OURS}
     return {
-        "files": _files(request, read, more),
+        "files": _files(request, read, more, data),
         "absent": sorted({name for one in texts for name in one.absent}),
         "found": {name: found_now(name) for name in sorted(outside)},
     }
 
 
-def _files(request: Request, read: Iterable[Module], more: Iterable[Path]) -> dict[str, list[Any] | None]:
+def _files(
+    request: Request, read: Iterable[Module], more: Iterable[Path], data: Iterable[str]
+) -> dict[str, list[Any] | None]:
     """Every file that the pipeline and its steps' parts import, their data files, and the locked versions."""
-    paths = {Path(m.path) for m in read} | {data_path(r) for m in read for r in m.resources}
+    paths = {Path(m.path) for m in read} | {data_path(name) for name in data}
     return {os.path.relpath(p, ROOT): _whole_stamp(p) for p in {*paths, *more, request.pipeline, LOCK}}
+
+
+def _data(nodes: Iterable["Node"]) -> set[str]:
+    """The data files that are in the keys of some steps."""
+    return {name.removeprefix("data ") for one in nodes for name in one.ingredients["code"] if name.startswith("data ")}
 
 
 def _whole_stamp(path: Path) -> list[Any] | None:

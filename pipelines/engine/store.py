@@ -301,7 +301,7 @@ def _seal(body: bytes) -> bytes:
 def _objects(value: Any) -> Iterator[File]:
     """Every file that a manifest names."""
     if isinstance(value, dict):
-        if value.get("@") == "components.runtime.files:File":
+        if str(value.get("@")).rpartition(":")[2] == "File":
             yield File(value["name"], value["digest"], value["size"])
         value = list(value.values())
     if isinstance(value, list):

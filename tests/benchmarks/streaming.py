@@ -27,7 +27,7 @@ from tests.benchmarks.preprocessing import Repeated
 
 
 def context(store: Store, key: str) -> Running:
-    module = ("components.steps.preprocess",)
+    module = (("components.steps.preprocess", "preprocess"),)
     return Running(store, "benchmark", key, module, seed=0, resources={"CPU": float(max(4, os.cpu_count() or 1))})
 
 

@@ -79,7 +79,7 @@ def test_ray_data_makes_the_shards_and_leaves_the_workers_their_cpus(tmp_path, r
     monkeypatch.setenv("RAYFIELD_STORE", store.address)
     real = cluster._on_ray
     monkeypatch.setattr(cluster, "_on_ray", lambda *told: limits.append(told[4]) or real(*told))
-    context = Running(store, "run", "key", ("components.steps.train",), seed=0, resources={"CPU": 3.0})
+    context = Running(store, "run", "key", (("components.steps.train", "train"),), seed=0, resources={"CPU": 3.0})
     source = Folder(root=str(write_shapes(tmp_path / "shapes", each=64)))
     work = Work.of(source, [small_voxnet().representation()], context)
     with caplog.at_level(logging.WARNING), making(work, 2, context) as over:

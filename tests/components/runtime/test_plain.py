@@ -66,13 +66,13 @@ def test_what_could_not_be_read_back_is_refused(value):
 
 @pytest.mark.parametrize("name", ["os:system", "subprocess:Popen", "componentsx.evil:Thing", "builtins:eval"])
 def test_a_manifest_names_nothing_outside_the_components(name):
-    with pytest.raises(DataError, match="classes of components/ only"):
+    with pytest.raises(DataError, match="dataclasses of components/ and of the pipeline"):
         decode({"@": name})
 
 
 @pytest.mark.parametrize("name", ["components.runtime.plain:decode", "components.family:importlib"])
 def test_a_manifest_names_dataclasses_only(name):
-    with pytest.raises(DataError, match="dataclasses only"):
+    with pytest.raises(DataError, match="dataclasses of components/"):
         class_of(name)
 
 

@@ -353,7 +353,9 @@ def test_a_mesh_added_to_a_folder_makes_one_shard_anew(tmp_path, own_store, monk
     opened: list[str] = []
     real = Folder.open
     monkeypatch.setattr(Folder, "open", lambda self, asset: opened.append(asset.id) or real(self, asset))
-    context = Running(Store(str(own_store)), "run", "k", ("components.steps.preprocess",), 0, {"CPU": 2})
+    context = Running(
+        Store(str(own_store)), "run", "k", (("components.steps.preprocess", "preprocess"),), 0, {"CPU": 2}
+    )
     before = run(Folder(root=str(root)), Descriptors(), context=context)
     opened.clear()
     (root / "flat" / "new.obj").write_text(shape("flat", 99))

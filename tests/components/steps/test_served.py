@@ -18,6 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from components.artifacts import Checkpoint
 from components.errors import DataError
+from components.families.pointnet import PointNet
 from components.families.voxnet import VoxNet
 from components.runtime.files import keep
 from components.steps import upload
@@ -84,7 +85,7 @@ def test_a_folder_that_names_anything_but_this_projects_dataclasses_is_refused(f
     said = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**said, "family": {"@": "os:system", "command": "true"}}))
 
-    with pytest.raises(DataError, match="A manifest may name classes of components/ only"):
+    with pytest.raises(DataError, match="A manifest may name dataclasses of components/ and of the pipeline"):
         opened(folder)
 
 
@@ -100,9 +101,11 @@ def test_it_is_loaded_with_the_packages_that_it_names_and_no_others():
     assert ended.returncode == 0, ended.stderr.strip().splitlines()[-1]
 
 
-def test_the_code_beside_the_weights_has_no_data(tmp_path):
-    copied = upload._code(tmp_path / "code")
+def test_the_code_beside_the_weights_is_what_loads_them_and_no_more(tmp_path):
+    checkpoint = SimpleNamespace(family=PointNet.tiny(), representation=PointNet.tiny().representation())
+    (copied,) = map(Path, upload._code(tmp_path / "code", checkpoint))
+    files = {path.relative_to(copied).as_posix() for path in copied.rglob("*.py")}
 
-    assert (copied / "steps" / "served.py").is_file()
-    assert not (copied / "sources" / "data").exists()
-    assert sum(path.stat().st_size for path in copied.rglob("*")) < 3 << 20
+    assert {"steps/served.py", "families/pointnet.py", "representations/points.py", "training.py"} <= files
+    assert not {"families/voxnet.py", "steps/train.py", "sources/furniture.py", "decode.py"} & files
+    assert [path for path in copied.rglob("*") if path.is_file() and path.suffix != ".py"] == []

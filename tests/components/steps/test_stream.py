@@ -400,7 +400,7 @@ def test_another_source_is_another_training(tmp_path):
 def test_a_shard_has_one_key_whichever_step_makes_it(tmp_path):
     source = Folder(root=str(write_shapes(tmp_path / "shapes")))
     store = Store(str(tmp_path / "store"))
-    steps = ("components.steps.train",), ("components.steps.preprocess",)
+    steps = (("components.steps.train", "train"),), (("components.steps.preprocess", "preprocess"),)
     one, other = (
         Work.of(source, [FAMILY.representation()], Running(store, "run", "key", step, 0, {})) for step in steps
     )

@@ -135,7 +135,7 @@ def test_no_trials_are_refused(table):
 
 
 def running(own_store: Path) -> Running:
-    return Running(Store(str(own_store)), "run", "k", ("components.steps.tune",), 0, {"CPU": 2})
+    return Running(Store(str(own_store)), "run", "k", (("components.steps.tune", "tune"),), 0, {"CPU": 2})
 
 
 def search(table: Table, context: Running, trials: int) -> Family:

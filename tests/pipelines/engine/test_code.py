@@ -2,11 +2,14 @@
 What a change of the code does to the keys: every change that may change a result counts, and no change of words does.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from pipelines.engine import code
+from pipelines.engine.definitions import read
+from pipelines.engine.fingerprint import fingerprint, is_in_no_key
 
 STEP = '''"""Counts."""
 
@@ -21,7 +24,7 @@ def count(rows, start=0):
     """How many."""
     # from the start on
     table = resource("table.bin")
-    return scale(len(rows) - start) * SIZE
+    return scale(np.size(rows) - start) * SIZE
 '''
 HELPER = '''"""Helps."""
 
@@ -36,7 +39,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of one step, one helper and one data file."""
     root = tmp_path / "project"
     (root / "components" / "sources" / "data").mkdir(parents=True)
-    (root / "components" / "step.py").write_text(STEP)
+    (root / "components" / "counting.py").write_text(STEP)
     (root / "components" / "helper.py").write_text(HELPER)
     (root / "components" / "resource.py").write_text("def resource(name):\n    return name\n")
     (root / "components" / "sources" / "data" / "table.bin").write_bytes(b"one")
@@ -45,7 +48,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def dependencies() -> dict[str, str]:
-    return code.dependencies(["components.step"])
+    return dict(fingerprint([("components.counting", "count")]).in_key)
+
+
+def listed() -> dict[str, Mapping[str, str]]:
+    """Module -> what is reached of it."""
+    return dict(fingerprint([("components.counting", "count")]).listing)
 
 
 def change(project: Path, file: str, old: str, new: str) -> None:
@@ -59,20 +67,20 @@ def change(project: Path, file: str, old: str, new: str) -> None:
     [
         ("helper.py", "2 * number", "number * 2"),
         ("helper.py", "return 2", "return 3"),
-        ("step.py", "SIZE = 3", "SIZE = 4"),
-        ("step.py", "start=0", "start=1"),
-        ("step.py", "import numpy as np", "import numpy as np\nimport math"),
-        ("step.py", "import numpy as np", "import torch as np"),
-        ("step.py", "- start", "+ start"),
-        ("step.py", '"table.bin"', '"other.bin"'),
-        ("step.py", "def count(rows", "def count(*rows"),
+        ("counting.py", "SIZE = 3", "SIZE = 4"),
+        ("counting.py", "start=0", "start=1"),
+        ("counting.py", "import numpy as np", "import math as np"),
+        ("counting.py", "import numpy as np", "import torch as np"),
+        ("counting.py", "- start", "+ start"),
+        ("counting.py", '"table.bin"', '"other.bin"'),
+        ("counting.py", "def count(rows", "def count(*rows"),
     ],
     ids=[
         "body",
         "constant",
         "module constant",
         "default",
-        "new import",
+        "Python's own",
         "import",
         "operator",
         "data name",
@@ -89,11 +97,11 @@ def test_every_change_of_the_code_is_seen(project, file, old, new):
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("step.py", "# from the start on", "# from the beginning on"),
-        ("step.py", '"""How many."""', '"""How many rows there are."""'),
-        ("step.py", '"""Counts."""', '"""Counts rows."""'),
-        ("step.py", "SIZE = 3", 'SIZE = 3\n"""a bare string under a constant"""'),
-        ("step.py", "SIZE = 3", "\n\nSIZE = 3\n\n"),
+        ("counting.py", "# from the start on", "# from the beginning on"),
+        ("counting.py", '"""How many."""', '"""How many rows there are."""'),
+        ("counting.py", '"""Counts."""', '"""Counts rows."""'),
+        ("counting.py", "SIZE = 3", 'SIZE = 3\n"""a bare string under a constant"""'),
+        ("counting.py", "SIZE = 3", "\n\nSIZE = 3\n\n"),
         ("helper.py", "return 2 * number", "return (2  *  number)  # twice"),
         ("helper.py", '"""Helps."""', ""),
     ],
@@ -137,6 +145,7 @@ def test_a_version_is_seen_but_not_its_local_part(project, monkeypatch):
 def test_what_is_imported_by_what_is_imported_is_seen(project):
     (project / "components" / "deep.py").write_text("DEPTH = 1\n")
     change(project, "helper.py", '"""Helps."""', '"""Helps."""\n\nfrom components.deep import DEPTH\n')
+    change(project, "helper.py", "2 *", "DEPTH *")
     before = dependencies()
     change(project, "deep.py", "1", "2")
 
@@ -147,19 +156,20 @@ def test_an_import_inside_a_function_is_seen(project):
     (project / "components" / "late.py").write_text("LATE = 1\n")
     change(project, "helper.py", "return 2", "from components import late\n\n    return late.LATE")
 
-    assert "components.late" in dependencies()
+    assert listed()["components.late"].keys() == {"constant LATE"}
 
 
 def test_a_relative_import_is_seen(project):
-    change(project, "step.py", "from components.helper import", "from .helper import")
+    change(project, "counting.py", "from components.helper import", "from .helper import")
 
-    assert "components.helper" in dependencies()
+    assert listed()["components.helper"].keys() == {"scale"}
 
 
 def test_two_modules_that_import_each_other_end(project):
-    change(project, "helper.py", '"""Helps."""', "import components.step")
+    change(project, "helper.py", '"""Helps."""', "import components.counting")
+    change(project, "helper.py", "2 * number", "components.counting.count(number)")
 
-    assert {"components.helper", "components.step"} <= dependencies().keys()
+    assert listed().keys() == {"components.helper", "components.counting"}
 
 
 def test_a_module_that_is_not_imported_is_not_seen(project):
@@ -169,14 +179,57 @@ def test_a_module_that_is_not_imported_is_not_seen(project):
     assert dependencies() == before
 
 
-def test_the_engine_is_in_no_key():
-    found = code.dependencies(["pipelines.quickstart"])
+def test_the_engine_and_what_moves_bytes_or_draws_are_in_no_key():
+    found = fingerprint([("components.steps.train", "train"), ("components.families.pointnet", "PointNet")])
 
-    assert not [name for name in found if name.startswith("pipelines.engine")]
-    assert "components.steps.train" in found
-    assert "components.families.pointnet" in found
+    assert not [name for name in found.listing if is_in_no_key(name)]
+    assert {"components.steps.train", "components.families.pointnet", "components.training"} <= found.listing.keys()
+    assert {name for name in found.modules if name.startswith("components.runtime")}  # imported, and in no key
+
+
+def test_what_draws_is_in_the_key_of_what_returns_a_figure():
+    root = ("components.families.convnet", "ConvNet")
+
+    assert "components.plotting.figures" not in fingerprint([root]).listing
+    assert "components.plotting.figures" in fingerprint([root], draws=True).listing
 
 
 def test_python_itself_is_no_package():
-    assert not {"package os", "package json", "package ast"} & code.dependencies(["components.runtime.files"]).keys()
-    assert "package fsspec" in code.dependencies(["components.runtime.files"])
+    found = fingerprint([("components.steps.train", "train")]).in_key
+
+    assert not {"package os", "package json", "package builtins"} & found.keys()
+    assert {"package torch", "package numpy", "package ray"} <= found.keys()
+
+
+def test_a_name_that_a_function_has_itself_stands_for_nothing_else(project):
+    """`scale` is the argument here, and not the helper that the module imports."""
+    change(project, "counting.py", "def count(rows, start=0)", "def count(rows, start=0, scale=len)")
+    assert "components.helper" not in listed()
+
+    change(project, "counting.py", "SIZE\n", "[SIZE for SIZE in (1, 2)][0]\n")
+    assert "constant SIZE" not in listed()["components.counting"]
+
+
+TEXTS = [
+    (
+        "def f(a, /, b=1, *c, d, e: int = 2, **g) -> str:\n    return f'{a!r:>{b}} {d}'",
+        "c017ca5a2917d954a5da1b2e7829245e",
+    ),
+    (
+        "class A(B, metaclass=M):\n    x: int = 1\n    def y(self): return lambda z: (z, -1j, b'', ..., None)",
+        "892e574991fdf34fae2c1e7e5437e095",
+    ),
+    ("X = [i for i in range(3) if (j := i)], {**D, 'a': u'b'}, 0x10, 1_0.5", "d71d86875f690827da1749f828e3c516"),
+    (
+        "def g(v):\n    match v:\n        case [P(q), *r] if r: return q\n        case {'k': w, **s}: yield w, s\n",
+        "4ac43da2500b30f05984046eb338bf06",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "digest"), TEXTS)
+def test_a_text_has_the_same_digest_on_every_python(text, digest):
+    """Stored from Python 3.11: `ast.dump` says other things of the same text from one version to the next."""
+    (found,) = next(iter(read(text.encode(), "a.py", "").definitions.values()))
+
+    assert found.digest == digest

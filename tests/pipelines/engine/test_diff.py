@@ -2,6 +2,7 @@
 Two runs side by side: what differs is named, what is the same is left out.
 """
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,15 @@ def test_secrets_among_the_parameters_are_hidden(store):
 def test_modules_packages_and_data_that_differ_are_named(store):
     first = recorded(store, lambda: number(1), ONE)
     second = recorded(store, lambda: number(2), OTHER)
-    edit(store, first[0]["key"], "code", **{"package numpy": "2.0", "data furniture.bin": "a", "components.mesh": "a"})
-    edit(store, second[0]["key"], "code", **{"package numpy": "2.1", "data furniture.bin": "b", "components.mesh": "b"})
+    edit(store, first[0]["key"], "code", **{"package numpy": "2.0", "data furniture.bin": "a", "code": "a"})
+    edit(store, second[0]["key"], "code", **{"package numpy": "2.1", "data furniture.bin": "b", "code": "b"})
+    for digest in ("a", "b"):
+        store.write(f"code/{digest}.json", json.dumps({"components.mesh": {"Mesh": digest}}).encode())
     found = compared(store)
 
     assert found["packages"] == {"numpy": ["2.0", "2.1"]}
     assert found["data"] == {"furniture.bin": ["a", "b"]}
-    assert found["code"] == ["components.mesh changed"]
+    assert found["code"] == ["components.mesh.Mesh changed"]
 
 
 def test_the_contents_of_a_source_are_data(store):

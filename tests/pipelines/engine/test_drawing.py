@@ -153,12 +153,10 @@ def test_a_step_of_a_file_that_no_worker_can_import_is_refused():
     def mine(value: int) -> int:
         return value
 
-    mine.module = "rayfield_mine"
-
     def pipeline():
         mine(1)
 
-    with pytest.raises(UsageError, match="A step lives in components/steps, but mine is defined in rayfield_mine"):
+    with pytest.raises(UsageError, match="A step is defined at the top of a file, where workers find it, but"):
         draw(pipeline, {}, {})
 
 
@@ -172,7 +170,9 @@ def test_a_class_of_a_file_that_no_worker_makes_again_is_refused(place):
 
     Mine.__module__ = place
 
-    with pytest.raises(UsageError, match=f"of components/, but .*Mine is defined in {place}. Move it to a file there"):
+    Mine.__qualname__ = "Mine"
+
+    with pytest.raises(UsageError, match=f"at the top of a file, .* but Mine is defined in {place}. Move it"):
         draw(lambda: total([number({"of": [Mine()]})]), {}, {})
 
 

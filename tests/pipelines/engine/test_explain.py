@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -155,21 +154,21 @@ def test_a_seed_is_named(toy):
             "components.representations.descriptors.Descriptors.rows changed",
         ),
         (
-            "components/families/pointnet.py",
-            "import torch\n",
-            "import torch\nimport csv\n",
+            "components/kernels/neighbours.py",
+            "best, most = newest, 0.0",
+            "best, most = newest, 0.5",
             "learn pointnet",
-            "imports of components.families.pointnet changed",
+            "components.kernels.neighbours._best changed",
         ),
         (
-            "components/kernels/neighbours.py",
-            "from numba",
-            "from csv import writer\nfrom numba",
+            "components/representation.py",
+            "return type(self).__name__.lower()",
+            "return type(self).__name__",
             "learn pointnet",
-            "imports of components.kernels.neighbours changed",
+            "components.representation.Representation.name changed",
         ),
     ],
-    ids=["constant", "method", "import", "import of an import"],
+    ids=["constant", "method", "what a method leads to", "a base class"],
 )
 def test_what_changed_of_the_code_is_named_down_to_the_definition(toy, copied, file, old, new, step, said):
     toy.run()
@@ -264,36 +263,36 @@ def test_parameters_are_named_by_their_places():
     assert said == {"family": "m:PointNet", "family.lr": 1.0, "sets.0": "m:Points", "sets.0.count": 2, "empty": []}
 
 
-def test_modules_that_come_or_go_are_said_last(own_store):
-    one = {"a": "1", "package numpy": "1", "data x.bin": "1"}
-    other = {"b": "1", "package numpy": "2", "data x.bin": "2", "package torch": "3"}
+def test_what_is_used_now_or_no_more_is_said_last(own_store):
+    store = Store(str(own_store))
+    store.write("code/one.json", json.dumps({"m": {"f": "1", "g": "1"}, "old": {"h": "1"}}).encode())
+    store.write("code/other.json", json.dumps({"m": {"f": "2"}, "new": {"h": "1"}}).encode())
+    one = {"code": "one", "package numpy": "1", "data x.bin": "1"}
+    other = {"code": "other", "package numpy": "2", "data x.bin": "2", "package torch": "3"}
 
-    assert list(code_changes(one, other, Store(str(own_store)))) == [
+    assert list(code_changes(one, other, store)) == [
+        "m.f changed",
         "package numpy 1 -> 2",
         "data x.bin",
         "package torch none -> 3",
-        "a is used no more",
-        "b is used now",
+        "m.g is used no more",
+        "old is used no more",
+        "new is used now",
     ]
 
 
-def test_definitions_that_come_and_go_are_said_so():
+def test_definitions_that_changed_are_told_from_those_that_are_used_now():
     one = {"f": "1", "constant A": "1", "C": "1", "field C.x": "1", "C.run": "1", "statements": "1"}
     other = {"g": "1", "constant A": "2", "C": "1", "field C.x": "2", "C.run": "2", "statements": "2"}
 
-    assert list(definition_changes("m", one, other)) == [
-        "m.f is gone",
-        "constant A of m",
-        "field m.C.x changed",
-        "m.C.run changed",
-        "statements of m changed",
-        "m.g is new",
-    ]
+    assert definition_changes({"m": one}, {"m": other}) == (
+        ["constant A of m", "field m.C.x changed", "m.C.run changed", "statements of m changed"],
+        ["m.f is used no more", "m.g is used now"],
+    )
 
 
-@pytest.mark.parametrize(("one", "other"), [(None, {"f": "1"}), ({"f": "1"}, {"f": "1"})])
-def test_a_module_whose_definitions_are_not_known_is_named_itself(one: Any, other: Any):
-    assert list(definition_changes("m", one, other)) == ["m changed"]
+def test_where_the_definitions_are_not_known_the_code_is_named():
+    assert definition_changes(None, {"m": {"f": "1"}}) == (["the code changed"], [])
 
 
 def test_many_assets_are_counted_and_few_are_named():
@@ -305,23 +304,3 @@ def test_many_assets_are_counted_and_few_are_named():
 
     assert difference_of_assets(old, new) == "4 assets labelled anew (5, 6, 7, ...), 5 in another split (0, 1, 2, ...)"
     assert difference_of_assets(old, old) == "other attributes"
-
-
-def test_code_that_is_edited_after_the_plan_was_drawn_is_not_run_under_its_key(toy, copied):
-    """The worker would import the new code, and its result would be found by the old code's key for ever."""
-    nodes = drawn(toy.request(), toy.store)
-    mutate(copied / "components/families/pointnet.py", "import torch\n", "import torch\nimport csv\n")
-    outcome = Runner(toy.store, "run", nodes, Here)()
-    failed = {node["title"]: outcome.errors[node["key"]]["error"] for node in nodes if node["key"] in outcome.errors}
-
-    assert list(failed) == ["learn pointnet"]
-    assert "components.families.pointnet changed since then. Run again" in failed["learn pointnet"]
-    assert Runner(toy.store, "next", drawn(toy.request(), toy.store), Here)().ok
-
-
-def test_words_that_are_edited_after_the_plan_was_drawn_stop_nothing(toy, copied):
-    nodes = drawn(toy.request(), toy.store)
-    path = copied / "components/families/pointnet.py"
-    path.write_text(path.read_text() + "\n# a remark\n")
-
-    assert Runner(toy.store, "run", nodes, Here)().ok

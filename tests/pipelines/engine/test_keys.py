@@ -21,7 +21,7 @@ from components.steps.train import train
 from components.table import Table
 from pipelines.engine import drawing
 from pipelines.engine.drawing import Graph, Node, draw
-from pipelines.engine.keys import in_key, in_plan, modules_of
+from pipelines.engine.keys import classes_of, fingerprint_of, in_key, in_plan, root_of
 from tests.pipelines.engine.toys import bounds, number, total
 
 
@@ -122,15 +122,16 @@ def test_the_place_of_a_source_and_the_order_of_its_listing_are_not():
 
 
 def test_the_code_of_a_family_is_in_the_key_and_that_of_another_is_not():
-    code = drawn(train, PointNet.tiny(), TABLE).ingredients["code"]
+    code = fingerprint_of([root_of(train.function)], PointNet.tiny()).listing
 
     assert "components.families.pointnet" in code
     assert "components.representations.points" in code
     assert "components.families.voxnet" not in code
+    assert "find" not in code["components.family"]
 
 
 def test_the_code_of_a_source_within_another_is_in_the_key():
-    assert "components.sources.furniture" in modules_of(Furniture().only(value="x"))
+    assert Furniture in classes_of(Furniture().only(value="x"))
 
 
 def test_a_plan_holds_what_a_key_leaves_aside():
@@ -155,7 +156,7 @@ def test_a_field_that_is_marked_aside_is_in_no_key_and_in_the_plan():
 
     assert in_key(here) == in_key(there) == in_key(Table(file, (), (), file, {}))
     assert in_plan(here)["source"]["root"] == "/here"
-    assert "components.sources.furniture" not in modules_of(here)
+    assert Furniture not in classes_of(here)
 
 
 class Wrapped(Listing):
@@ -166,7 +167,7 @@ class Wrapped(Listing):
 
 
 def test_the_code_that_a_source_says_it_opens_with_is_in_the_key():
-    assert modules_of(Wrapped()) - modules_of(Listing()) == {"components.sources.furniture"}
+    assert classes_of(Wrapped()) - classes_of(Listing()) == {Wrapped, Furniture}
 
 
 def test_a_part_of_a_source_has_the_key_of_its_own_assets():
@@ -198,9 +199,17 @@ def test_a_source_is_listed_once_for_all_of_its_parts(monkeypatch):
 
 def test_two_steps_of_one_name_have_two_keys(monkeypatch):
     """Of two modules that import each other the code is the same."""
-    monkeypatch.setattr(drawing, "ingredients", lambda modules, parameters, seed: {"code": {}, "seed": 0})
+    monkeypatch.setattr(drawing, "ingredients", lambda code, parameters, seed: {"code": {}, "seed": 0})
     one, other = Step(number.function, (), ()), Step(number.function, (), ())
     other.module = "tests.pipelines.engine.test_keys"
     graph = Graph()
 
     assert graph.add(one, {"value": 1}).key != graph.add(other, {"value": 1}).key
+
+
+@pytest.mark.parametrize("value", [PointNet.tiny(), Points(), Furniture()], ids=["family", "representation", "source"])
+def test_steps_and_classes_stand_in_a_key_by_names_that_outlive_a_move_of_their_files(value):
+    word = f"{type(value).__mro__[1].__name__}".lower().replace("classifier", "family")
+
+    assert drawn(train, PointNet.tiny(), TABLE).step == "step:train"
+    assert in_plan(value)["@"] == f"{word}:{type(value).__module__.rpartition('.')[2]}"

@@ -471,7 +471,7 @@ def test_a_manifest_says_what_went_into_the_key(store):
 
 
 def context(store: Store, key: str = "k", **kwargs: Any) -> Running:
-    return Running(store, "run", key, ("components.steps.train",), 0, {"CPU": 1}, **kwargs)
+    return Running(store, "run", key, (("components.steps.train", "train"),), 0, {"CPU": 1}, **kwargs)
 
 
 def said(store: Store) -> list[dict[str, Any]]:
@@ -534,8 +534,8 @@ def test_the_key_of_a_part_holds_the_code_the_parts_and_the_seed(store):
 
     assert one.key(trial=1) == context(store, "another").key(trial=1)
     assert one.key(trial=1) != one.key(trial=2)
-    assert one.key(trial=1) != Running(store, "run", "k", ("components.steps.train",), 1, {}).key(trial=1)
-    assert one.key(trial=1) != Running(store, "run", "k", ("components.steps.tune",), 0, {}).key(trial=1)
+    assert one.key(trial=1) != Running(store, "run", "k", (("components.steps.train", "train"),), 1, {}).key(trial=1)
+    assert one.key(trial=1) != Running(store, "run", "k", (("components.steps.tune", "tune"),), 0, {}).key(trial=1)
 
 
 def test_a_part_is_remembered_by_its_key(store):
