@@ -2,12 +2,13 @@
 What an installed copy does without its repository, and what it says of the rest.
 """
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from components.errors import UsageError
-from pipelines.engine import certificate, clone, executors, scaffold
+from pipelines.engine import certificate, clone, executors, records, scaffold
 from pipelines.engine.store import Store
 
 
@@ -51,3 +52,13 @@ def test_nor_into_a_clone_that_is_another_users(tmp_path, monkeypatch):
     monkeypatch.setattr(executors.os, "access", lambda path, mode: False)
 
     assert executors._compiled() == executors.scratch_root() / "numba"
+
+
+def test_a_run_is_not_of_the_commit_of_a_repository_around_an_installed_copy(installed, monkeypatch):
+    """A user's own environment often lies in a folder that git knows."""
+    monkeypatch.setattr(records, "ROOT", installed)
+    git = ["git", "-C", str(installed.parent), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+
+    assert records.commit() == ""
