@@ -28,7 +28,7 @@ GROUPS = 20  # parts of a split that the jackknife leaves out in turn
 SHOWN = 512  # rows of which figures are drawn
 
 
-@step(aside=("on",), spreads=True)
+@step(aside=("on",), spreads=True, strict=True)
 def evaluate(
     checkpoint: Checkpoint,
     table: Table,
@@ -119,7 +119,7 @@ def _totals(index: tuple[int, ...], family: Any, net: Any, rows: Rows) -> dict[s
     return measured(family, net, rows, index=np.array(index))
 
 
-@step
+@step(strict=True)
 def baseline(table: Table, *, method: Literal["majority", "forest"] = "forest", context: Context) -> Scores:
     """
     What needs no deep learning, on the same rows: the commonest class, or a random forest on shape descriptors.
@@ -155,7 +155,7 @@ def _forest(train: Rows, seed: int) -> Any:
     return lambda rows: forest.predict(rows["descriptor"].numpy())
 
 
-@step(outputs=("scores", "checkpoint"))
+@step(outputs=("scores", "checkpoint"), strict=True)
 def best_of(entries: Sequence[Scores]) -> tuple[Scores, Checkpoint]:
     """The entry with the best validation score, and its checkpoint: test is for reporting, not for choosing."""
     learned = [entry for entry in entries if entry.checkpoint is not None]
@@ -185,7 +185,7 @@ class Comparison:
         return f"{self.goal} over {self.folds} folds: {said}"
 
 
-@step
+@step(strict=True)
 def compare(entries: Sequence[Scores], *, context: Context) -> Comparison:
     """Mean and standard error over folds, by method: the folds' tests are disjoint, their training sets are not."""
     names = sorted({entry.name for entry in entries})

@@ -17,7 +17,7 @@ from components.table import Rows, Set, Table
 from components.training import batches
 
 
-@step(aside=("on",), spreads=True)
+@step(aside=("on",), spreads=True, strict=True)
 def predict(
     checkpoint: Checkpoint,
     table: Table,

@@ -107,7 +107,7 @@ class Work:
         return replace(_table(self.assets, self.declared, self.adapted, made), source=self.source)
 
 
-@step(aside=("on", "after"), spreads=True)
+@step(aside=("on", "after"), spreads=True, strict=True)
 def preprocess(
     source: Source,
     representations: Sequence[Representation],

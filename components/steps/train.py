@@ -39,7 +39,7 @@ PARTS = 10  # of the validation split, from which its standard error is read
 LINES = 200  # updates that are logged
 
 
-@step(aside=("workers", "gpus"), spreads=True)
+@step(aside=("workers", "gpus"), spreads=True, strict=True)
 def train(
     family: Family,
     table: Table | Streamed,
