@@ -36,6 +36,8 @@ class Checkpoint:
     """what each logged update said, as JSON lines"""
     diagnosis: tuple[str, ...] = ()
     """what the family says of its training curves"""
+    seen: File | None = None
+    """the contents of the assets that it was trained and chosen on: JSON, see components/steps/seen.py"""
 
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode."""

@@ -20,6 +20,7 @@ from components.runtime.files import File, keep
 from components.runtime.plain import canonical
 from components.step import Context, step
 from components.steps.cluster import spread
+from components.steps.seen import seen
 from components.table import Rows, Table
 from components.training import evaluate as measured
 from components.training import joined, standard_error
@@ -63,7 +64,7 @@ def evaluate(
         test=family.score(joined(parts["test"])),
         error=standard_error(family, parts["test"]),
         count=len(rows),
-        checkpoint=checkpoint,
+        checkpoint=replace(checkpoint, seen=seen(table, checkpoint.representation, checkpoint, ["val"])),
         assets=table.assets,
         example=_example(checkpoint, rows),
         tested=keep("tested.json", tested(table, rows)),

@@ -21,7 +21,7 @@ from components.representation import Column, Representation
 from components.runtime.crash import point
 from components.runtime.files import File, keep
 from components.runtime.secrets import redact
-from components.source import SPLITS, Asset, Source, Unreadable, chance
+from components.source import SPLITS, Asset, Source, Unreadable, chance, content_of
 from components.step import Context, step
 from components.steps.cluster import spread
 from components.table import Set, Table
@@ -305,7 +305,8 @@ def _table(
 
 
 def _record(asset: Asset) -> dict[str, Any]:
-    return asdict(asset) | {"attributes": dict(asset.attributes), "uri": redact(asset.uri)}
+    attributes = dict(asset.attributes)
+    return asdict(asset) | {"attributes": attributes, "uri": redact(asset.uri), "content": content_of(asset)}
 
 
 def _records(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -29,6 +29,7 @@ from components.step import Context, step
 from components.steps import stream
 from components.steps.cluster import Workers, check_workers, on_workers
 from components.steps.preprocess import Streamed, Work
+from components.steps.seen import seen
 from components.steps.stream import Feed
 from components.table import Rows, Table
 from components.training import Clock, Learner, World, evaluate, joined, parameter_count, standard_error
@@ -161,6 +162,7 @@ class Training:
             parameters=parameter_count(learner.state.net),
             history=keep("history.jsonl", "".join(json.dumps(line) + "\n" for line in log.lines).encode()),
             diagnosis=(*family.diagnose(curves_of(log.lines)), *log.remarks()),
+            seen=seen(self.feed.table(), family.representation(), self.start),
         )
 
 

@@ -75,7 +75,7 @@ def test_a_baseline_is_scored_on_the_rows_of_each_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("each", "split", "there"), [(1, "train", "0 train, 0 val, 2 test"), (2, "val", "2 train, 0 val")]
+    ("each", "split", "there"), [(1, "val", "2 train, 0 val, 0 test"), (2, "val", "2 train, 0 val")]
 )
 def test_a_split_without_assets_is_refused_before_anything_is_scored(tmp_path, each, split, there):
     """The commonest class of none, or an accuracy that is no number."""
