@@ -80,6 +80,8 @@ class Scores:
     """where those assets are read again, for a champion to be measured on them"""
     extractor: Checkpoint | None = None
     """whose features a generative family was judged by"""
+    unlearned: Mapping[str, int] = field(default_factory=dict)
+    """classes that training never had, and how many assets of val and test are of each: they count as wrong"""
     over: tuple[tuple[str, float], ...] = field(default=(), metadata=ASIDE)
     """the others that `best_of` compared it with, each with its validation score"""
 
@@ -93,7 +95,9 @@ class Scores:
         val = self.val.get(self.goal, np.nan)
         if self.over:
             return f"{self.name} (val {self.goal} {val:.3f}), over {', '.join(self._others(val))}"
-        return f"{self.name}: {self.goal} {self.text()} on {self.count} test rows (val {val:.3f})"
+        said = f"{self.name}: {self.goal} {self.text()} on {self.count} test rows (val {val:.3f})"
+        names = ", ".join(f"{label} ({count})" for label, count in self.unlearned.items())
+        return f"{said}; never learned, so counted as wrong: {names}" if names else said
 
     def _others(self, val: float) -> list[str]:
         """Those that it was chosen over; of equals `best_of` takes the first."""
