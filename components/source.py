@@ -107,7 +107,9 @@ class Only(Source):
 
 def digest_of(assets: Iterable[Asset]) -> str:
     """One digest for a listing: contents, labels, splits and attributes, in any order; no path."""
-    lines = sorted(repr((a.id, a.label, a.split, a.digest, sorted(a.attributes.items()))) for a in assets)
+    lines = sorted(
+        repr((a.id, a.label, a.split, a.digest, content_of(a), sorted(a.attributes.items()))) for a in assets
+    )
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 

@@ -72,10 +72,10 @@ class Compared:
 def ruler(scores: Scores) -> str:
     """What a score was measured by: two of one ruler may be compared as they stand; empty where it was not fair."""
     assert scores.checkpoint is not None
-    if scores.checkpoint.seen is None or leaked(scores):
+    if scores.tested is None or scores.checkpoint.seen is None or leaked(scores):
         return ""
     by = [
-        scores.tested.digest if scores.tested else "",
+        scores.tested.digest,
         encode(scores.checkpoint.representation),
         scores.extractor.weights.digest if scores.extractor else "",
     ]
@@ -142,8 +142,8 @@ def _compared(scores: Scores, champion: Champion, context: Context) -> tuple[dic
     good = ours >= theirs if scores.direction == "max" else ours <= theirs
     if good or theirs != theirs:
         return said, []
-    where = f"{found.unseen} test assets that neither has seen"
-    return said, [f"{goal} is {_text(ours, errors[0])}, the champion's is {_text(theirs, errors[1])} on the {where}"]
+    words = f"{goal} is {_text(ours, errors[0])}, the champion's is {_text(theirs, errors[1])}"
+    return said, [f"{words}, on what neither has seen of {found.unseen} test assets"]
 
 
 def _text(value: float, error: float) -> str:
@@ -157,7 +157,7 @@ def _measured(scores: Scores, champion: Champion, context: Context) -> Compared:
     as_it_is = scores.test, scores.error
     if champion.ruler and champion.ruler == ruler(scores):
         count = len(listed(scores))
-        how = f"stored: the same {count} test assets, which neither has seen, in the same representation"
+        how = f"stored: the same rows of {count} test assets, which neither has seen, in the same representation"
         return Compared(as_it_is, (champion.scores, champion.error), count, how)
     try:
         folder = champion.folder()

@@ -44,8 +44,8 @@ def register(scores: Scores, *, name: str, gate: Gate = OPEN, force: bool = Fals
     """
     Registers the checkpoint behind some scores as a version of the model `name`.
 
-    The version becomes champion if its test scores pass the gate and are not worse than the champion's on the same
-    test assets. `force` moves the alias whatever the gate says, and is recorded.
+    The version becomes champion if its test scores pass the gate and are not worse than the champion's on those test
+    assets that neither has seen. `force` moves the alias whatever the gate says, and is recorded.
     """
     checkpoint = scores.checkpoint
     if checkpoint is None:

@@ -226,3 +226,4 @@ def test_an_attribute_is_in_the_digest_and_a_place_is_not():
 
     assert digest_of([one]) == digest_of([replace(one, uri="/there/a")])
     assert digest_of([one]) != digest_of([replace(one, attributes={"scene": "2"})])
+    assert digest_of([one]) != digest_of([replace(one, content="c")])

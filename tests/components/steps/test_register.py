@@ -152,7 +152,7 @@ def test_a_worse_version_on_the_same_test_assets_is_held(scores, name, quick):
 
     assert model.verdict == "HOLD"
     assert model.reasons == (
-        "accuracy is 0.6 ± 0.04, the champion's is 0.7 ± 0.03 on the 6 test assets that neither has seen",
+        "accuracy is 0.6 ± 0.04, the champion's is 0.7 ± 0.03, on what neither has seen of 6 test assets",
     )
     assert alias(name, "champion") == "1"
 
