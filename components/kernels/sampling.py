@@ -45,7 +45,7 @@ def areas(triangles: Floats) -> Floats:
 
 @njit(cache=True, nogil=True)
 def has_area(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> bool:
-    """Whether the corners of some face, rows of vertices [V, 3], lie farther off a line than float32 may round them."""
+    """True where the corners of some face, rows of vertices [V, 3], lie farther off a line than float32 rounds them."""
     for face in range(len(faces)):
         t = vertices[faces[face]].astype(np.float64)
         x, y, z = _cross(t)
