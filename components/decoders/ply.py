@@ -46,7 +46,7 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
     refuse_wide(data)
     data = data.removeprefix(codecs.BOM_UTF8)
     elements, order, body = _header(data)
-    kinds = {element: {name: kind for name, kind, _ in properties} for element, _, properties in elements}
+    declared = {name: properties for name, _, properties in elements}
     columns, at = {}, body
     for name, count, properties in elements:
         rows = _ascii if order == "ascii" else _binary
@@ -57,14 +57,14 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
     indices = face.get("vertex_indices", face.get("vertex_index"))
     positions = _stack(vertex, ("x", "y", "z"))
     faces = _triangles(indices, positions) if indices is not None else np.empty((0, 3), np.int32)
-    materials, palette = _palette(_channels(face, kinds.get("face", {})), indices)
+    materials, palette = _palette(_channels(face, declared.get("face", [])), indices)
     uv = next((_stack(vertex, pair) for pair in UV_NAMES if set(pair) <= set(vertex)), None)
     return Mesh(
         positions,
         faces,
         materials,
         palette,
-        vertex_colors=_channels(vertex, kinds["vertex"]),
+        vertex_colors=_channels(vertex, declared["vertex"]),
         uv=uv[faces] if uv is not None and within(faces, len(uv)) else None,
     )
 
@@ -233,12 +233,12 @@ def _block(rows: NDArray[Any], names: tuple[str, ...]) -> NDArray[np.float32] | 
     return np.ndarray((len(rows), len(names)), np.float32, rows, first, (rows.strides[0], 4)).copy()
 
 
-def _channels(columns: Columns, kinds: dict[str, str]) -> Picture | None:
+def _channels(columns: Columns, properties: list[Property]) -> Picture | None:
     """Columns red, green and blue as bytes, [N, 3], by the types that the header has: a text has none of its own."""
     if not {"red", "green", "blue"} <= set(columns):
         return None
     rgb = np.stack([columns[c] for c in ("red", "green", "blue")], axis=1)
-    return color_bytes(rgb, kinds["red"])
+    return color_bytes(rgb, next(kind for name, kind, _ in properties if name == "red"))
 
 
 def _palette(rgb: Picture | None, indices: Any) -> tuple[NDArray[np.int32], Picture]:

@@ -45,6 +45,8 @@ def newlines(data: bytes) -> bytes:
 
 def refuse_wide(data: bytes, what: str = "the file") -> None:
     """Raises `Unreadable` where `data` is text of two or four bytes a character, with or without its mark."""
+    if data[:4].isascii() and 0 not in data[:4]:
+        return
     encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "")
     one, other = data[:64:2], data[1:64:2]
     if len(other) > 1 and ((all(one) and not any(other)) or (all(other) and not any(one))):
