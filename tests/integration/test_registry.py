@@ -162,7 +162,7 @@ def test_a_shape_that_its_representation_refuses_ends_in_one_line(made, tmp_path
     result = rayfield("predict", f"models:/{NAME}@champion", "line.obj")
 
     assert result.exit_code == 1
-    assert "line.obj cannot be used: some face must have an area, but none of 1 has" in result.stderr
+    assert "line.obj cannot be read: none of its 1 faces has an area" in result.stderr
 
 
 # A whole source
