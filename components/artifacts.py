@@ -36,6 +36,8 @@ class Checkpoint:
     """what each logged update said, as JSON lines"""
     diagnosis: tuple[str, ...] = ()
     """what the family says of its training curves"""
+    seen: File | None = None
+    """the contents of the assets that it was trained and chosen on: JSON, see components/steps/seen.py"""
 
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode."""
@@ -78,6 +80,8 @@ class Scores:
     """where those assets are read again, for a champion to be measured on them"""
     extractor: Checkpoint | None = None
     """whose features a generative family was judged by"""
+    unlearned: Mapping[str, int] = field(default_factory=dict)
+    """classes that training never had, and how many assets of val and test are of each: they count as wrong"""
     over: tuple[tuple[str, float], ...] = field(default=(), metadata=ASIDE)
     """the others that `best_of` compared it with, each with its validation score"""
 
@@ -91,7 +95,9 @@ class Scores:
         val = self.val.get(self.goal, np.nan)
         if self.over:
             return f"{self.name} (val {self.goal} {val:.3f}), over {', '.join(self._others(val))}"
-        return f"{self.name}: {self.goal} {self.text()} on {self.count} test rows (val {val:.3f})"
+        said = f"{self.name}: {self.goal} {self.text()} on {self.count} test rows (val {val:.3f})"
+        names = ", ".join(f"{label} ({count})" for label, count in self.unlearned.items())
+        return f"{said}; never learned, so counted as wrong: {names}" if names else said
 
     def _others(self, val: float) -> list[str]:
         """Those that it was chosen over; of equals `best_of` takes the first."""

@@ -300,19 +300,31 @@ class Classifier(Family):
         return loss, {"accuracy": (logits.argmax(1) == batch["label"]).float().mean().detach()}
 
     def metrics(self, net: nn.Module, batch: Batch) -> dict[str, Any]:
+        """`confusion` [K + 1, K] has truth in rows, the last of which is for the labels that training never had, -1."""
         logits, truth = self.logits(net, batch), batch["label"]
-        confusion = torch.zeros(self.classes, self.classes, dtype=torch.float64, device=logits.device)
-        confusion.index_put_((truth, logits.argmax(1)), torch.ones_like(truth, dtype=torch.float64), accumulate=True)
-        loss = F.cross_entropy(logits.double(), truth, reduction="sum")
+        row = torch.where(truth < 0, self.classes, truth)
+        confusion = torch.zeros(self.classes + 1, self.classes, dtype=torch.float64, device=logits.device)
+        confusion.index_put_((row, logits.argmax(1)), torch.ones_like(truth, dtype=torch.float64), accumulate=True)
+        loss = F.cross_entropy(logits.double(), truth, reduction="sum", ignore_index=-1)
         return {"confusion": confusion.cpu().numpy(), "loss": float(loss), "count": len(truth)}
 
     def score(self, totals: Mapping[str, Any]) -> dict[str, float]:
-        """Accuracy, its mean over the classes that occur, and the mean cross-entropy."""
-        confusion, count = np.asarray(totals["confusion"]), totals["count"]
-        support = confusion.sum(1)
-        recall = np.diag(confusion)[support > 0] / support[support > 0]
-        accuracy = float(np.trace(confusion) / count)
-        return {"accuracy": accuracy, "balanced_accuracy": float(recall.mean()), "loss": totals["loss"] / count}
+        """
+        Accuracy, its mean over the classes that occur, and the mean cross-entropy.
+
+        What is of a class that training never had is wrong. It has no cross-entropy, which would be infinite.
+        """
+        confusion = np.asarray(totals["confusion"])
+        known = confusion[: confusion.shape[1]].sum()
+        return {**accuracies(confusion), "loss": float(totals["loss"] / known) if known else float("nan")}
+
+    def named(self, label: int) -> str:
+        """A class's name as figures write it; -1 is none that was learned."""
+        return "never learned" if label < 0 else self.labels[label] if self.labels else str(label)
+
+    def row_names(self) -> list[str]:
+        """The names of the rows of `confusion`."""
+        return [self.named(label) for label in (*range(self.classes), -1)]
 
     def predict(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """`probabilities` [B, K] in the order of `labels`, and `label` [B], the place of the largest."""
@@ -322,7 +334,15 @@ class Classifier(Family):
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
         from components.plotting.figures import confusion_matrix
 
-        return {"confusion": confusion_matrix(self.metrics(net, batch)["confusion"], self.labels)}
+        return {"confusion": confusion_matrix(self.metrics(net, batch)["confusion"], self.row_names())}
+
+
+def accuracies(confusion: np.ndarray) -> dict[str, float]:
+    """Accuracy, and its mean over the classes that occur: rows behind the answers' are always wrong, as one class."""
+    support = confusion.sum(1)
+    right = np.append(np.diag(confusion), np.zeros(len(confusion) - confusion.shape[1]))
+    recall = right[support > 0] / support[support > 0]
+    return {"accuracy": float(right.sum() / support.sum()), "balanced_accuracy": float(recall.mean())}
 
 
 # Finding one by its name

@@ -51,4 +51,8 @@ class Mesh:
             return f"a face names vertex {int(self.faces.max())}, but it has {len(self.vertices)}"
         if not (self.vertices != self.vertices[0]).any():
             return "all of its vertices are one point"
+        from components.kernels.sampling import has_area  # numba takes longer to import than a shape to read
+
+        if not has_area(self.vertices, self.faces):
+            return f"none of its {len(self.faces)} faces has an area: the corners of each lie on one line"
         return None

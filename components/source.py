@@ -20,6 +20,8 @@ from components.parameters import check_fields, read
 SPLITS = ("train", "val", "test")
 ASIDE = {"aside": True}
 """marks a field that is in no key: `field(metadata=ASIDE)`"""
+SMALL = 20
+"""contents of a class from which on a side depends on the asset alone: of fewer, chance might put none into test"""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Asset:
     digest: str
     """of all that decides what `open` gives: its bytes, those of the files that it names, and settings of the source"""
     attributes: Mapping[str, str] = field(default_factory=dict)
+    content: str = ""
+    """stands for the thing itself, however it is opened: the digest of its bytes; empty where `digest` is no more"""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -103,7 +107,9 @@ class Only(Source):
 
 def digest_of(assets: Iterable[Asset]) -> str:
     """One digest for a listing: contents, labels, splits and attributes, in any order; no path."""
-    lines = sorted(repr((a.id, a.label, a.split, a.digest, sorted(a.attributes.items()))) for a in assets)
+    lines = sorted(
+        repr((a.id, a.label, a.split, a.digest, content_of(a), sorted(a.attributes.items()))) for a in assets
+    )
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 
@@ -116,27 +122,54 @@ def chance(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest()) / 2**56
 
 
+def content_of(asset: Asset) -> str:
+    """What stands for an asset itself: its side, and whether a model has seen it, go by this."""
+    return asset.content or asset.digest
+
+
 def split_by_hash(assets: Iterable[Asset], *, fold: int, folds: int, val: float) -> list[Asset]:
     """
-    Test is one of `folds` parts, dealt within each class by the hash of the id; val is a share of the rest.
+    Test is one of `folds` parts, and val a share of the rest, by the hash of an asset's content.
 
-    Within a class, so that every fold has every class; by hash, so that no order matters.
+    No name and no order matters, and identical files lie on one side, under whatever label. In a class of `SMALL`
+    contents and more an asset's side depends on itself alone: no other file moves it. A fold is then as even as a hash
+    makes it: n / folds, with a standard deviation of sqrt(n (folds - 1)) / folds. In a smaller class the smallest
+    hashes fill test, then val, so that there are some; there a new file may move others.
     """
     if not 0 <= fold < folds:
         raise UsageError(f"--fold must be below --folds, but got {fold} of {folds}. Pass --fold 0 to {folds - 1}.")
-    classes: dict[str, list[Asset]] = defaultdict(list)
+    assets, classes = list(assets), defaultdict[str, set[str]](set)
     for asset in assets:
-        classes[asset.label].append(asset)
-    out = []
-    for members in classes.values():
-        dealt = sorted(members, key=lambda a: chance("fold/" + a.id))
-        rest = [a for place, a in enumerate(dealt) if place % folds != fold]
-        share = min(max(1, round(val * len(rest))), len(rest) - 1)  # a class of two has one to learn from
-        held = {a.id for a in sorted(rest, key=lambda a: chance("val/" + a.id))[: max(0, share)]}
-        for place, asset in enumerate(dealt):
-            split = "test" if place % folds == fold else "val" if asset.id in held else "train"
-            out.append(replace(asset, split=split))
-    return out
+        classes[asset.label].add(content_of(asset))
+    sides: dict[str, str] = {}
+    # what several classes hold gets its side from a large one if there is one: then it still depends on itself alone
+    for _, contents in sorted(classes.items(), key=lambda pair: (len(pair[1]) < SMALL, pair[0])):
+        deal = _ranked if len(contents) < SMALL else _hashed
+        if left := contents - sides.keys():
+            sides |= deal(left, fold, folds, val)
+    return [replace(asset, split=sides[content_of(asset)]) for asset in assets]
+
+
+def _hashed(contents: Iterable[str], fold: int, folds: int, val: float) -> dict[str, str]:
+    """The side of each content by its hash, from the fold's beginning on and around: test, then val, then train."""
+    until = 1 + val * (folds - 1)
+
+    def side(content: str) -> str:
+        place = (chance("fold/" + content) * folds - fold) % folds
+        return "test" if place < 1 else "val" if place < until else "train"
+
+    return {content: side(content) for content in contents}
+
+
+def _ranked(contents: Iterable[str], fold: int, folds: int, val: float) -> dict[str, str]:
+    """The same by the rank of its hash, so that each side that there is room for has some."""
+    order = sorted(contents, key=lambda content: (chance("fold/" + content), content))
+    count = len(order)
+    first, end = (-(-count * place // folds) for place in (fold, fold + 1))
+    tested = min(end - first, count - 1)  # what there is one of is learned
+    chosen = min(max(1, round(val * (count - tested))), count - tested - 1)
+    sides = ["test"] * tested + ["val"] * chosen + ["train"] * (count - tested - chosen)
+    return dict(zip(order[first:] + order[:first], sides, strict=True))
 
 
 def names() -> list[str]:

@@ -86,9 +86,14 @@ class Step:
     """A function of artifacts and parameters, with the names that its key leaves aside."""
 
     def __init__(
-        self, function: Callable[..., Any], outputs: tuple[str, ...], aside: tuple[str, ...], spreads: bool = False
+        self,
+        function: Callable[..., Any],
+        outputs: tuple[str, ...],
+        aside: tuple[str, ...],
+        spreads: bool = False,
+        strict: bool = False,
     ) -> None:
-        self.function, self.outputs, self.aside, self.spreads = function, outputs, aside, spreads
+        self.function, self.outputs, self.aside, self.spreads, self.strict = function, outputs, aside, spreads, strict
         self.name = function.__name__
         self.module = function.__module__
         self.signature = inspect.signature(function)
@@ -142,16 +147,18 @@ def step(
     outputs: tuple[str, ...] = (),
     aside: tuple[str, ...] = (),
     spreads: bool = False,
+    strict: bool = False,
 ) -> Any:
     """
     Makes a step.
 
     `outputs` names several results; `aside` names what the result does not depend on. A step that `spreads` has its
-    work done by other processes; any other takes a CPU while it runs.
+    work done by other processes; any other takes a CPU while it runs. A `strict` step fails where it reads a file, a
+    variable or a module that its key does not hold; of any other the manifest names it.
     """
     if function is not None:
         return Step(function, (), ())
-    return lambda made: Step(made, outputs, aside, spreads)
+    return lambda made: Step(made, outputs, aside, spreads, strict)
 
 
 class HandleError(UsageError):

@@ -308,6 +308,20 @@ def batches(index: Any, size: int) -> Iterator[np.ndarray]:
         yield index[start : start + size]
 
 
+def groups(rows: Rows, count: int) -> list[np.ndarray]:
+    """
+    The rows of a split in up to `count` parts of whole assets: views of one asset are no samples of their own.
+
+    Where there is one asset alone, its rows are the sample.
+    """
+    _, asset = np.unique(rows.ids, return_inverse=True)  # [N]
+    unit = asset if len(rows) and asset.any() else np.arange(len(rows))
+    units = int(unit.max(initial=-1)) + 1
+    sizes = [len(part) for part in np.array_split(np.arange(units), min(count, units))]
+    part = np.repeat(np.arange(len(sizes)), sizes)[unit]  # [N]
+    return np.split(part.argsort(kind="stable"), np.bincount(part, minlength=len(sizes)).cumsum()[:-1])
+
+
 def add(totals: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """Sums of numbers and arrays, lists joined."""
     return {name: value if name not in totals else totals[name] + value for name, value in more.items()}

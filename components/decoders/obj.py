@@ -16,15 +16,17 @@ from components.decoders.shared import (
     Picture,
     Resolve,
     as_array,
+    color_bytes,
     covering,
     newlines,
     read_picture,
-    unit_to_bytes,
+    refuse_wide,
 )
 from components.kernels import text
 from components.mesh import Mesh
 from components.source import Unreadable
 
+CONTINUED = re.compile(rb"^([ \t]*#.*)|\\[ \t\r]*\n", re.M)
 FAULTS = {
     text.SHORT_VERTEX: "a vertex has three numbers, but this one has fewer",
     text.SHORT_FACE: "a face has three corners or more, but this last one has fewer",
@@ -34,6 +36,7 @@ FAULTS = {
 
 def read(data: bytes, resolve: Resolve) -> Mesh:
     """Wavefront OBJ: v, vt, f, usemtl and mtllib; lines, curves and groups are passed over."""
+    refuse_wide(data)
     raw = as_array(_lines(data))
     v, t, f, k = text.count_obj(raw)
     vertices, colors = np.empty((v, 3), np.float32), np.empty((v, 3), np.float32)
@@ -52,16 +55,16 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
         triangles,
         materials,
         palette,
-        vertex_colors=unit_to_bytes(colors) if v and colored == v else None,
+        vertex_colors=color_bytes(colors, "f4") if v and colored == v else None,
         uv=_at_corners(coordinates, places) if any(p is not None for p in pictures) else None,
         textures=pictures,
     )
 
 
 def _lines(data: bytes) -> bytes:
-    """With line ends that the kernels know, and continued lines as one."""
+    """With line ends that the kernels know, and continued lines as one; a comment is not continued."""
     data = newlines(data)
-    return data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ") if b"\\" in data else data
+    return CONTINUED.sub(lambda found: found[1] or b" ", data) if b"\\" in data else data
 
 
 def _name(raw: text.Bytes, mark: NDArray[np.int64]) -> str:
@@ -94,7 +97,7 @@ def pictures(data: bytes) -> list[str]:
 
 def _entries(data: bytes) -> Iterator[tuple[str, str]]:
     """The lines of an MTL: a word, and what stands behind it and a gap."""
-    for line in data.decode("utf-8", "replace").splitlines():
+    for line in data.decode("utf-8-sig", "replace").splitlines():
         key, *rest = line.split(None, 1) or [""]
         yield key, "".join(rest).strip()
 
@@ -113,8 +116,9 @@ def _at_corners(coordinates: NDArray[np.float32], places: NDArray[np.int32]) -> 
 def _library(names: list[str], resolve: Resolve) -> dict[str, Look]:
     """The colour and the picture of each material in the MTL files called `names`."""
     out: dict[str, Look] = {}
-    for data in libraries(names, resolve).values():
+    for name, data in libraries(names, resolve).items():
         if data is not None:
+            refuse_wide(data, f"its library {name}")
             out |= _read_mtl(data, resolve)
     return out
 

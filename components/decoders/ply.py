@@ -4,6 +4,7 @@ Stanford PLY, ASCII or binary of either order.
 
 # N vertices or polygons, F triangles
 
+import codecs
 import re
 from typing import Any
 
@@ -16,10 +17,11 @@ from components.decoders.shared import (
     Picture,
     Resolve,
     as_array,
+    color_bytes,
     covering,
     enough,
     joined,
-    unit_to_bytes,
+    refuse_wide,
     whole_lists,
     within,
 )
@@ -41,7 +43,10 @@ ROWS = ""  # among the columns of a binary file: all of them, as they lie there
 
 def read(data: bytes, resolve: Resolve) -> Mesh:
     """Stanford PLY, ASCII or binary of either order: positions, colours of vertices or faces, coordinates s, t."""
+    refuse_wide(data)
+    data = data.removeprefix(codecs.BOM_UTF8)
     elements, order, body = _header(data)
+    declared = {name: properties for name, _, properties in elements}
     columns, at = {}, body
     for name, count, properties in elements:
         rows = _ascii if order == "ascii" else _binary
@@ -52,21 +57,22 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
     indices = face.get("vertex_indices", face.get("vertex_index"))
     positions = _stack(vertex, ("x", "y", "z"))
     faces = _triangles(indices, positions) if indices is not None else np.empty((0, 3), np.int32)
-    materials, palette = _palette(face, indices)
+    materials, palette = _palette(_channels(face, declared.get("face", [])), indices)
     uv = next((_stack(vertex, pair) for pair in UV_NAMES if set(pair) <= set(vertex)), None)
     return Mesh(
         positions,
         faces,
         materials,
         palette,
-        vertex_colors=_channels(vertex),
+        vertex_colors=_channels(vertex, declared["vertex"]),
         uv=uv[faces] if uv is not None and within(faces, len(uv)) else None,
     )
 
 
 def _header(data: bytes) -> tuple[list[Element], str, int]:
     """The elements with their counts and properties, the order of the bytes, and where the body starts."""
-    match = re.search(rb"end_header[ \t\r]*\n", data[:65536])
+    is_old_mac = re.match(rb"ply[ \t]*\r(?!\n)", data)
+    match = re.search(rb"end_header[ \t]*\r" if is_old_mac else rb"end_header[ \t\r]*\n", data[:65536])
     if not data.startswith(b"ply") or not match:
         raise Unreadable("a PLY starts with 'ply' and has a line 'end_header', but this file has not")
     elements: list[Element] = []
@@ -227,19 +233,16 @@ def _block(rows: NDArray[Any], names: tuple[str, ...]) -> NDArray[np.float32] | 
     return np.ndarray((len(rows), len(names)), np.float32, rows, first, (rows.strides[0], 4)).copy()
 
 
-def _channels(columns: Columns) -> Picture | None:
-    """Columns red, green and blue as bytes, [N, 3]; numbers from 0 to 1 are scaled."""
+def _channels(columns: Columns, properties: list[Property]) -> Picture | None:
+    """Columns red, green and blue as bytes, [N, 3], by the types that the header has: a text has none of its own."""
     if not {"red", "green", "blue"} <= set(columns):
         return None
     rgb = np.stack([columns[c] for c in ("red", "green", "blue")], axis=1)
-    if rgb.dtype.kind == "f" and rgb.size and rgb.max() <= 1 and rgb.dtype.itemsize == 4:
-        return unit_to_bytes(rgb)
-    return rgb.clip(0, 255).astype(np.uint8)
+    return color_bytes(rgb, next(kind for name, kind, _ in properties if name == "red"))
 
 
-def _palette(face: Columns, indices: Any) -> tuple[NDArray[np.int32], Picture]:
+def _palette(rgb: Picture | None, indices: Any) -> tuple[NDArray[np.int32], Picture]:
     """The materials that the colours of polygons amount to."""
-    rgb = _channels(face)
     if rgb is None or not len(rgb):
         return np.empty(0, np.int32), np.array([GREY], np.uint8)
     palette, index = np.unique(rgb, axis=0, return_inverse=True)

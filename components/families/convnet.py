@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from components import space
 from components.errors import UsageError
-from components.family import Batch, Classifier, Phase, Picture
+from components.family import Batch, Classifier, Phase, Picture, accuracies
 from components.layers.attribution import Strongest, class_score, deconvnet, occlusion, of_unit, receptive_field
 from components.ranges import Between, Count, Natural, NotNegative, Positive, Share
 from components.representation import Representation
@@ -154,26 +154,24 @@ class ConvNet(Classifier):
         """
         Accuracy of shapes, whose views' log-probabilities are averaged, and its mean over the classes that occur.
 
-        `loss` and `view_accuracy` are of single views.
+        `loss` and `view_accuracy` are of single views. As of every classifier, what was never learned has no loss.
         """
         answers, truth = np.concatenate(totals["answers"]), np.concatenate(totals["truth"])
-        confusion = self.confusion(totals)
-        support = confusion.sum(1)
-        recall = np.diag(confusion)[support > 0] / support[support > 0]
+        known = np.flatnonzero(truth >= 0)
         return {
-            "accuracy": float(np.trace(confusion) / support.sum()),
-            "balanced_accuracy": float(recall.mean()),
-            "loss": float(-answers[np.arange(len(truth)), truth].mean()),
+            **accuracies(self.confusion(totals)),
+            "loss": float(-answers[known, truth[known]].mean()) if len(known) else float("nan"),
             "view_accuracy": float((answers.argmax(1) == truth).mean()),
         }
 
     def confusion(self, totals: Mapping[str, Any]) -> np.ndarray:
-        """How many shapes of each class got each answer, [K, K]."""
+        """How many shapes of each class got each answer, [K + 1, K]; the last row is of what was never learned."""
         _, first, own = np.unique(np.concatenate(totals["shape"]), return_index=True, return_inverse=True)
         answers = np.zeros((len(first), self.classes))
         np.add.at(answers, own, np.concatenate(totals["answers"]))
-        counts = np.zeros((self.classes, self.classes))
-        np.add.at(counts, (np.concatenate(totals["truth"])[first], answers.argmax(1)), 1)
+        truth = np.concatenate(totals["truth"])[first]
+        counts = np.zeros((self.classes + 1, self.classes))
+        np.add.at(counts, (np.where(truth < 0, self.classes, truth), answers.argmax(1)), 1)
         return counts
 
     def space(self) -> dict[str, space.Domain]:
@@ -192,11 +190,12 @@ class ConvNet(Classifier):
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
         from components.plotting.figures import confusion_matrix
 
+        learned = {"occlusion": self.occlusion(net, batch)} if (batch["label"] >= 0).any() else {}
         return {
-            "confusion": confusion_matrix(self.confusion(self.metrics(net, batch)), self.labels),
+            "confusion": confusion_matrix(self.confusion(self.metrics(net, batch)), self.row_names()),
             "filters": self.filters(net),
             "deconvnet": self.projections(net, batch),
-            "occlusion": self.occlusion(net, batch),
+            **learned,
         }
 
     def filters(self, net: Any) -> Picture:
@@ -278,9 +277,7 @@ class ConvNet(Classifier):
             left = occlusion(believed, x, **settings)
             sound = occlusion(partial(_loudness, net, loudest), x, **settings)
             column[0].imshow(batch["color"][place].cpu().numpy())
-            column[0].set_title(
-                f"{self.labels[label] if self.labels else label}: {float(believed(x[None])):.2f}", fontsize=9
-            )
+            column[0].set_title(f"{self.named(label)}: {float(believed(x[None])):.2f}", fontsize=9)
             shown = column[1].imshow(left.cpu().numpy(), cmap="viridis", vmin=0, vmax=1)
             column[2].imshow(sound.cpu().numpy(), cmap="magma")
             column[2].set_xlabel(f"map {loudest}", fontsize=8)
@@ -377,8 +374,13 @@ def tinted(pictures_BHWC: Tensor, factors_B3: Tensor) -> Tensor:
 
 
 def different(batch: Batch, first: Tensor, count: int) -> list[int]:
-    """Up to `count` places, each of another shape, of as many classes as there are; those with the flag come first."""
+    """
+    Up to `count` places, each of another shape, of as many classes as there are; those with the flag come first.
+
+    Of classes that training never had there is none: no probability is theirs.
+    """
     order = first.logical_not().cpu().numpy().argsort(kind="stable")
+    order = order[batch["label"].cpu().numpy()[order] >= 0]
     _, own = np.unique(batch["id"].cpu().numpy()[order], return_index=True)
     order = order[np.sort(own)]
     label = batch["label"].cpu().numpy()[order]

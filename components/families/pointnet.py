@@ -150,7 +150,7 @@ class PointNet(Classifier):
             )  # a channel that is zero everywhere has no winner
             axis.scatter(cloud[:, 0], cloud[:, 1], s=4, color="#ccc", linewidths=0)
             axis.scatter(*cloud[critical, :2].T, s=6, color="#c22", linewidths=0)
-            axis.set_title(f"{self.labels[label] if self.labels else label}: {len(critical)}", fontsize=9)
+            axis.set_title(f"{self.named(label)}: {len(critical)}", fontsize=9)
             axis.set_aspect("equal")
             axis.set_axis_off()
         made.suptitle(f"critical points among {points.shape[1]}", fontsize=9)

@@ -16,6 +16,7 @@ Exempt      3: one map, one worker (its gradient needs all points); 6: new point
 
 # N points, B of them, D features, K neighbours
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -95,6 +96,12 @@ class Tsne(Family):
         Between a third of the points and all of them is unwise, but can be, and is left as it was asked for.
         """
         few, most = len(rows), widest(len(rows))
+        for name, count in Counter(rows.ids).items():
+            if count > 1:
+                raise UsageError(
+                    f"t-SNE maps assets, by a row of each, but {name!r} has {count}. "
+                    "Make the table with `predict`, which joins an asset's rows by their mean."
+                )
         if few < 3 or (self.perplexity >= few and most <= 1):
             raise UsageError(
                 f"A map needs at least 5 points, or 3 with --set tsne.perplexity=2, but the training split has {few}. "

@@ -112,11 +112,12 @@ class VoxNet(Classifier):
         made, axes = figure(2 * shapes, 4.4, nrows=2, ncols=shapes, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
-        for place in range(min(shapes, len(batch["label"]))):
-            grid, label = batch["voxels"][place], int(batch["label"][place])
+        learned = (batch["label"] >= 0).nonzero()[:shapes, 0].tolist()  # of another there is no probability to lose
+        for place, shape in enumerate(learned):
+            grid, label = batch["voxels"][shape], int(batch["label"][shape])
             importance = occluded(net, grid, label, block).T.flip(0)  # [Y, X], up at the top
             axes[0, place].imshow(front_view(grid), cmap="Greys")
-            axes[0, place].set_title(self.labels[label] if self.labels else str(label), fontsize=9)
+            axes[0, place].set_title(self.named(label), fontsize=9)
             axes[1, place].imshow(
                 importance.cpu().numpy(), cmap="magma", vmin=0, vmax=max(1e-3, float(importance.max()))
             )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64] | NDArray[np.int32]
+ROUNDING = 2.0**-22  # of a coordinate, float32's twice: both ends of a height are rounded
 
 
 def sample(triangles: Floats, count: int, generator: np.random.Generator) -> tuple[Floats, Integers, Floats]:
@@ -40,6 +41,18 @@ def areas(triangles: Floats) -> Floats:
         x, y, z = _cross(triangles[face])
         out[face] = 0.5 * np.sqrt(x * x + y * y + z * z)
     return out
+
+
+@njit(cache=True, nogil=True)
+def has_area(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> bool:
+    """True where the corners of some face, rows of vertices [V, 3], lie farther off a line than float32 rounds them."""
+    for face in range(len(faces)):
+        t = vertices[faces[face]].astype(np.float64)
+        x, y, z = _cross(t)
+        longest = max(((t[1] - t[0]) ** 2).sum(), ((t[2] - t[1]) ** 2).sum(), ((t[0] - t[2]) ** 2).sum())
+        if x * x + y * y + z * z > longest * (ROUNDING * np.abs(t).max()) ** 2:
+            return True
+    return False
 
 
 @njit(cache=True, nogil=True)

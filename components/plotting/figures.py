@@ -20,7 +20,14 @@ def figure(width: float = 6, height: float = 5, **grid: Any) -> "tuple[Figure, A
 
 
 def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> "Figure":
-    """Truth in rows, answers in columns; each row coloured by its share, each cell written as a count."""
+    """
+    Truth in rows, answers in columns; each row coloured by its share, each cell written as a count.
+
+    `labels` name the rows. The last of them may have no column, for what no answer can be: it is drawn if it has any.
+    """
+    if not counts[counts.shape[1] :].any():
+        counts, labels = counts[: counts.shape[1]], labels[: counts.shape[1]]
+    answers = labels[: counts.shape[1]]
     side = 2.5 + 0.38 * len(labels)
     made, axes = figure(side + 1, side)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -28,7 +35,7 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> "Figure":
     for row, column in np.argwhere(counts > 0):
         color = "white" if share[row, column] > 0.5 else "#223"
         axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=8, color=color)
-    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right")
+    axes.set_xticks(range(len(answers)), answers, rotation=60, ha="right")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("answer")
     axes.set_ylabel("truth")

@@ -1,5 +1,5 @@
 """
-Features: one vector for each asset, which `predict` reads off a trained network.
+Features: one vector for each asset, which `predict` reads off a trained network: the mean over the asset's rows.
 """
 
 # D features

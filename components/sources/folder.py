@@ -34,19 +34,18 @@ class Folder(Source):
     up: Literal["x", "y", "z"] = "y"
     """the files' axis that points up"""
     folds: Annotated[int, AtLeast(2)] = 5
-    """parts of each class, one of which is the test set"""
+    """parts of each class, one of which is the test set; under 20 files of a class, a new one may move others"""
 
     def rows(self) -> list[Asset]:
         found = shapes(self.root)
-        digests = {
-            path: digest if self.up == "y" else f"{digest}-{self.up}"  # another axis makes another shape
-            for path, digest in digests_of(Path(self.root), list(found.values())).items()
-        }
-        listed = [
-            Asset(name, str(path), name.split("/")[0], "", digests[path], {"name": path.stem, "format": _kind(path)})
-            for name, path in found.items()
-        ]
+        digests = digests_of(Path(self.root), list(found.values()))
+        listed = [self._asset(name, path, digests[path]) for name, path in found.items()]
         return split_by_hash(listed, fold=self.fold, folds=self.folds, val=VAL)
+
+    def _asset(self, name: str, path: Path, content: str) -> Asset:
+        digest = content if self.up == "y" else f"{content}-{self.up}"  # another axis makes another shape
+        attributes = {"name": path.stem, "format": _kind(path)}
+        return Asset(name, str(path), name.split("/")[0], "", digest, attributes, content)
 
     def open(self, asset: Asset) -> Mesh:
         path = Path(self.root) / asset.id

@@ -13,6 +13,7 @@ import hashlib
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -57,14 +58,14 @@ class Furniture(Source):
             )
 
     def rows(self) -> list[Asset]:
-        # The split is dealt over all of the pieces, so that a textured one keeps its own.
+        # dealt over all of the pieces, so that a textured one keeps its side
         everything = _from_package(library(self.root)) if self.full else _from_file(resource("furniture.bin"))
         split = split_by_hash(everything, fold=self.fold, folds=self.folds, val=VAL)
         if not self.textured:
             return split
         few = {asset.id: asset for asset in (everything if self.full else _from_file(resource("textured.bin")))}
         named = _index(resource("textured.bin"))
-        return [_like(few[asset.id], asset.split) for asset in split if asset.id in named]
+        return [replace(few[asset.id], split=asset.split) for asset in split if asset.id in named]
 
     def open(self, asset: Asset) -> Mesh:
         if self.full:
@@ -93,7 +94,15 @@ def _from_file(path: Path) -> list[Asset]:
     rows = _index(path).values()
     kept = ("name", "author", "licence", "library")
     return [
-        Asset(row["id"], f"{path.name}#{row['id']}", row["label"], "", row["digest"], {key: row[key] for key in kept})
+        Asset(
+            row["id"],
+            f"{path.name}#{row['id']}",
+            row["label"],
+            "",
+            row["digest"],
+            {key: row[key] for key in kept},
+            _content(row["id"]),
+        )
         for row in rows
     ]
 
@@ -107,13 +116,16 @@ def _from_package(folder: Path) -> list[Asset]:
             "",
             piece.digest,
             {"name": piece.name, "author": piece.author, "licence": piece.licence, "library": piece.library},
+            _content(piece.id),
         )
         for piece in _pieces(folder).values()
     ]
 
 
-def _like(asset: Asset, split: str) -> Asset:
-    return Asset(asset.id, asset.uri, asset.label, split, asset.digest, asset.attributes)
+def _content(piece: str) -> str:
+    """One for a piece in all of its forms, the digest of the bundled one: who has learned one form knows the others."""
+    row = _index(resource("furniture.bin")).get(piece)
+    return row["digest"] if row else ""
 
 
 def library(root: str) -> Path:

@@ -40,3 +40,14 @@ def answer(family: Any, net: torch.nn.Module, question: Mapping[str, np.ndarray]
     batch = {**columns, "index": torch.arange(count), "row": torch.arange(count), "id": torch.arange(count)}
     with torch.no_grad():
         return {name: value.cpu().numpy() for name, value in family.predict(net, batch).items()}
+
+
+def joined(probabilities: np.ndarray) -> np.ndarray:
+    """
+    One answer of a classifier for an asset of several rows, [B, K] -> [K]: the geometric mean, that its sum be 1.
+
+    As such a classifier is scored: an asset's class is the one with the largest mean of log-probabilities.
+    """
+    mean = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float64).tiny)).mean(0)
+    shares = np.exp(mean - mean.max())
+    return (shares / shares.sum()).astype(probabilities.dtype)

@@ -2,7 +2,8 @@
 evaluate: how good a checkpoint is on the splits that it has not learned from; baselines on the same rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,15 +21,16 @@ from components.runtime.files import File, keep
 from components.runtime.plain import canonical
 from components.step import Context, step
 from components.steps.cluster import spread
+from components.steps.seen import seen
 from components.table import Rows, Table
 from components.training import evaluate as measured
-from components.training import joined, standard_error
+from components.training import groups, joined, standard_error
 
 GROUPS = 20  # parts of a split that the jackknife leaves out in turn
 SHOWN = 512  # rows of which figures are drawn
 
 
-@step(aside=("on",), spreads=True)
+@step(aside=("on",), spreads=True, strict=True)
 def evaluate(
     checkpoint: Checkpoint,
     table: Table,
@@ -46,13 +48,14 @@ def evaluate(
     if extractor is not None:
         family = family.judged_by(extractor.family, extractor.network())
     labels = getattr(family, "labels", ())
-    parts = {}
+    parts, held_out = {}, {}
     for split in ("val", "test"):
-        rows = _rows(table, checkpoint, split, labels)
+        rows = held_out[split] = _rows(table, checkpoint, split, labels)
         parts[split] = parts_of(family, net, rows, on=on, context=context)
+    unlearned = never_learned(table, held_out.values()) if isinstance(family, Classifier) else {}
     point("evaluate: measured, nothing said")
     with torch.no_grad():
-        pictures = family.figures(net, rows.batch(np.arange(min(SHOWN, len(rows)))))
+        pictures = family.figures(net, rows.batch(shown(rows)))
     for name, picture in pictures.items():
         context.figure(name, picture)
     scores = Scores(
@@ -63,13 +66,16 @@ def evaluate(
         test=family.score(joined(parts["test"])),
         error=standard_error(family, parts["test"]),
         count=len(rows),
-        checkpoint=checkpoint,
+        checkpoint=replace(checkpoint, seen=seen(table, checkpoint.representation, checkpoint, ["val"])),
         assets=table.assets,
         example=_example(checkpoint, rows),
         tested=keep("tested.json", tested(table, rows)),
         source=table.source,
         extractor=extractor,
+        unlearned=unlearned,
     )
+    if unlearned:
+        context.note({"never_learned": unlearned})
     context.log({f"test_{n}": v for n, v in scores.test.items()} | {f"val_{n}": v for n, v in scores.val.items()}, 0)
     context.note({f"error_{n}": v for n, v in scores.error.items()})
     point("evaluate: scored, nothing committed")
@@ -78,9 +84,24 @@ def evaluate(
 
 def parts_of(family: Any, net: Any, rows: Rows, *, on: str, context: Context) -> list[dict[str, Any]]:
     """The totals of each of the parts that the jackknife leaves out in turn."""
-    groups = [tuple(index) for index in np.array_split(np.arange(len(rows)), min(GROUPS, len(rows)))]
-    found = spread(_totals, groups, (family, net, rows), on=on, context=context)
+    parts = [tuple(index) for index in groups(rows, GROUPS)]
+    found = spread(_totals, parts, (family, net, rows), on=on, context=context)
     return [totals for _, totals in sorted(found, key=lambda pair: pair[0])]
+
+
+def never_learned(table: Table, parts: Iterable[Rows]) -> dict[str, int]:
+    """The classes that training never had, and how many assets of these rows are of each."""
+    strangers = {name for rows in parts for name, label in zip(rows.ids, rows.label.tolist(), strict=True) if label < 0}
+    listed = pq.read_table(table.assets.path(), columns=["id", "label"]).to_pylist()
+    return dict(sorted(Counter(row["label"] for row in listed if row["id"] in strangers).items()))
+
+
+def shown(rows: Rows) -> np.ndarray:
+    """Up to `SHOWN` rows that figures are drawn of: whole assets, from one end of the split to the other."""
+    parts = groups(rows, len(rows))
+    count = min(len(parts), max(1, SHOWN * len(parts) // len(rows)))
+    chosen = np.linspace(0, len(parts) - 1, count).round().astype(int)
+    return np.concatenate([parts[place] for place in chosen])[:SHOWN]
 
 
 def tested(table: Table, rows: Rows) -> bytes:
@@ -119,7 +140,7 @@ def _totals(index: tuple[int, ...], family: Any, net: Any, rows: Rows) -> dict[s
     return measured(family, net, rows, index=np.array(index))
 
 
-@step
+@step(strict=True)
 def baseline(table: Table, *, method: Literal["majority", "forest"] = "forest", context: Context) -> Scores:
     """
     What needs no deep learning, on the same rows: the commonest class, or a random forest on shape descriptors.
@@ -155,7 +176,7 @@ def _forest(train: Rows, seed: int) -> Any:
     return lambda rows: forest.predict(rows["descriptor"].numpy())
 
 
-@step(outputs=("scores", "checkpoint"))
+@step(outputs=("scores", "checkpoint"), strict=True)
 def best_of(entries: Sequence[Scores]) -> tuple[Scores, Checkpoint]:
     """The entry with the best validation score, and its checkpoint: test is for reporting, not for choosing."""
     learned = [entry for entry in entries if entry.checkpoint is not None]
@@ -185,7 +206,7 @@ class Comparison:
         return f"{self.goal} over {self.folds} folds: {said}"
 
 
-@step
+@step(strict=True)
 def compare(entries: Sequence[Scores], *, context: Context) -> Comparison:
     """Mean and standard error over folds, by method: the folds' tests are disjoint, their training sets are not."""
     names = sorted({entry.name for entry in entries})

@@ -17,7 +17,7 @@ from components.table import Rows, Set, Table
 from components.training import batches
 
 
-@step(aside=("on",), spreads=True)
+@step(aside=("on",), spreads=True, strict=True)
 def predict(
     checkpoint: Checkpoint,
     table: Table,
@@ -26,24 +26,29 @@ def predict(
     on: Literal["auto", "ray", "here"] = "auto",
     context: Context,
 ) -> Table:
-    """A table of `Features`: a vector for each row. All of them stand in its training split."""
+    """
+    A table of `Features`: a vector for each asset, the mean over its rows. All of them stand in its training split.
+
+    A row may be one of many views of its asset: a map is to have a point for each shape, and not for each picture.
+    """
     family, net = checkpoint.family, checkpoint.network()
-    found: list[dict[str, Any]] = []
+    found: dict[str, list[np.ndarray]] = {}
+    count = 0
     for name in ("train", "val", "test") if split == "all" else (split,):
         rows = table.open(checkpoint.representation, name, getattr(family, "labels", ()))
         groups = [tuple(index) for index in batches(len(rows), 256)]
         made = spread(_features, groups, (family, net, rows), on=on, context=context)
         for index, vectors in sorted(made, key=lambda pair: pair[0]):
-            found += [
-                {"id": rows.ids[place], "split": "train", "features": vector}
-                for place, vector in zip(index, vectors, strict=True)
-            ]
-        context.progress(len(found), max(len(found), 1), "rows")
+            for place, vector in zip(index, vectors, strict=True):
+                found.setdefault(rows.ids[place], []).append(vector)
+        count += len(rows)
+        context.progress(count, max(count, 1), "rows")
     if not found:
         raise DataError(f"The split {split!r} has no rows to predict.")
-    representation = Features(dim=len(found[0]["features"]))
-    file = write_rows(found, representation)
-    one = Set(declared=Features(), adapted=representation, shards=(file,), rows=len(found))
+    joined = [{"id": name, "split": "train", "features": np.mean(own, 0)} for name, own in found.items()]
+    representation = Features(dim=len(joined[0]["features"]))
+    file = write_rows(joined, representation)
+    one = Set(declared=Features(), adapted=representation, shards=(file,), rows=len(joined))
     counts = {"train": len(found), "val": 0, "test": 0, "quarantined": 0}
     return Table(table.assets, table.labels, (one,), table.quarantine, counts)
 

@@ -8,6 +8,7 @@ representations that lack its shard. What cannot be read is put into quarantine 
 
 import io
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from components.representation import Column, Representation
 from components.runtime.crash import point
 from components.runtime.files import File, keep
 from components.runtime.secrets import redact
-from components.source import SPLITS, Asset, Source, Unreadable, chance
+from components.source import SPLITS, Asset, Source, Unreadable, chance, content_of
 from components.step import Context, step
 from components.steps.cluster import spread
 from components.table import Set, Table
@@ -72,6 +73,9 @@ class Work:
         assets = source.rows()
         if not assets:
             raise DataError("A source must have assets, but this one is empty. Check its --root.")
+        name, count = Counter(asset.id for asset in assets).most_common(1)[0]
+        if count > 1:  # rows find their label and their side by it
+            raise DataError(f"Each asset of a source has an id of its own, but {count} have {name!r}. Number them.")
         declared = list(dict.fromkeys(representations))
         return cls.cut(source, assets, declared, [_adapt(one, source, assets) for one in declared], context)
 
@@ -107,7 +111,7 @@ class Work:
         return replace(_table(self.assets, self.declared, self.adapted, made), source=self.source)
 
 
-@step(aside=("on", "after"), spreads=True)
+@step(aside=("on", "after"), spreads=True, strict=True)
 def preprocess(
     source: Source,
     representations: Sequence[Representation],
@@ -305,7 +309,8 @@ def _table(
 
 
 def _record(asset: Asset) -> dict[str, Any]:
-    return asdict(asset) | {"attributes": dict(asset.attributes), "uri": redact(asset.uri)}
+    attributes = dict(asset.attributes)
+    return asdict(asset) | {"attributes": attributes, "uri": redact(asset.uri), "content": content_of(asset)}
 
 
 def _records(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -39,13 +39,13 @@ from components.steps.upload import uploaded
 OPEN = Gate()
 
 
-@step
+@step(strict=True)
 def register(scores: Scores, *, name: str, gate: Gate = OPEN, force: bool = False, context: Context) -> Model:
     """
     Registers the checkpoint behind some scores as a version of the model `name`.
 
-    The version becomes champion if its test scores pass the gate and are not worse than the champion's on the same
-    test assets. `force` moves the alias whatever the gate says, and is recorded.
+    The version becomes champion if its test scores pass the gate and are not worse than the champion's on those test
+    assets that neither has seen. `force` moves the alias whatever the gate says, and is recorded.
     """
     checkpoint = scores.checkpoint
     if checkpoint is None:
@@ -68,7 +68,8 @@ def register(scores: Scores, *, name: str, gate: Gate = OPEN, force: bool = Fals
 def _model(scores: Scores, name: str, version: str, evidence: Mapping[str, Any], key: str, context: Context) -> Model:
     kept = decode(evidence["kept"])
     context.file("evidence.json", kept["evidence"].read())
-    context.note({"verdict": evidence["verdict"], "version": version, "reasons": evidence["reasons"]})
+    compared = {"compared": evidence["champion"]["how"]} if evidence["champion"] else {}
+    context.note({"verdict": evidence["verdict"], "version": version, "reasons": evidence["reasons"], **compared})
     verdict, reasons, uri = evidence["verdict"], tuple(evidence["reasons"]), f"models:/{name}/{version}"
     what = f"{scores.name}, {scores.goal} {scores.text()}"
     return Model(name, version, verdict, reasons, uri, key, kept["evidence"], kept["scores"], what)

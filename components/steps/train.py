@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load as load_tensors
@@ -29,9 +28,10 @@ from components.step import Context, step
 from components.steps import stream
 from components.steps.cluster import Workers, check_workers, on_workers
 from components.steps.preprocess import Streamed, Work
+from components.steps.seen import seen
 from components.steps.stream import Feed
 from components.table import Rows, Table
-from components.training import Clock, Learner, World, evaluate, joined, parameter_count, standard_error
+from components.training import Clock, Learner, World, evaluate, groups, joined, parameter_count, standard_error
 
 SAVE = 30.0  # seconds between checkpoints
 VALIDATIONS = 10  # times that the validation split is scored on the way
@@ -39,7 +39,7 @@ PARTS = 10  # of the validation split, from which its standard error is read
 LINES = 200  # updates that are logged
 
 
-@step(aside=("workers", "gpus"), spreads=True)
+@step(aside=("workers", "gpus"), spreads=True, strict=True)
 def train(
     family: Family,
     table: Table | Streamed,
@@ -161,6 +161,7 @@ class Training:
             parameters=parameter_count(learner.state.net),
             history=keep("history.jsonl", "".join(json.dumps(line) + "\n" for line in log.lines).encode()),
             diagnosis=(*family.diagnose(curves_of(log.lines)), *log.remarks()),
+            seen=seen(self.feed.table(), family.representation(), self.start),
         )
 
 
@@ -292,9 +293,9 @@ def curves_of(lines: list[dict[str, float]]) -> dict[str, list[float]]:
 def parts_over_workers(learner: Learner, rows: Rows) -> list[dict[str, Any]]:
     """The totals of disjoint parts of a split, of which each worker measures some."""
     world, family = learner.world, learner.family
-    groups = np.array_split(np.arange(len(rows)), min(PARTS, len(rows)))
+    parts = groups(rows, PARTS)
     own = {
-        n: evaluate(family, learner.best_net, rows, index=groups[n]) for n in range(world.rank, len(groups), world.size)
+        n: evaluate(family, learner.best_net, rows, index=parts[n]) for n in range(world.rank, len(parts), world.size)
     }
     if world.size == 1:
         return list(own.values())

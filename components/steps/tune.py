@@ -86,7 +86,7 @@ Failed = dict[int, RayfieldError]
 """trial -> what was wrong with it"""
 
 
-@step(spreads=True)
+@step(spreads=True, strict=True)
 def tune(
     family: Family,
     table: Table,

@@ -21,6 +21,7 @@ from components.runtime.crash import point
 from components.runtime.files import tracking_uri
 from components.runtime.imports import files
 from components.runtime.plain import classes, encode
+from components.steps import seen
 from components.steps.answering import answer
 from components.steps.card import model_card
 from components.steps.registry import experiment
@@ -80,7 +81,7 @@ def upload(run: str, scores: Scores, checkpoint: Checkpoint, name: str, key: str
 
 
 def written(folder: Path, checkpoint: Checkpoint, key: str) -> Path:
-    """The folder with what `answering.opened` reads: the family and the representation as JSON, the weights."""
+    """A model's folder: its family and representation as JSON, its weights, and what it has seen."""
     folder.mkdir(parents=True)
     own = [name for name in _modules(checkpoint) if not name.startswith("components.")]
     said = {
@@ -91,6 +92,8 @@ def written(folder: Path, checkpoint: Checkpoint, key: str) -> Path:
     }
     (folder / "model.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(checkpoint.weights.read())
+    if checkpoint.seen is not None:
+        (folder / seen.NAME).write_bytes(checkpoint.seen.read())
     return folder
 
 

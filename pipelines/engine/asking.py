@@ -24,7 +24,7 @@ from components.runtime import places
 from components.runtime.secrets import redact
 from components.source import Asset, Source, Unreadable
 from components.step import Printing
-from components.steps.answering import answer
+from components.steps.answering import answer, joined
 from components.steps.cluster import spread
 from components.steps.registry import registered
 
@@ -47,7 +47,7 @@ def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:
     answered = answer(family, net, question)
     if "probabilities" not in answered:
         raise UsageError(f"{uri} is a {family.name}, which classifies nothing: load it with mlflow.pyfunc instead.")
-    shares = answered["probabilities"].mean(0)
+    shares = joined(answered["probabilities"])
     order = np.argsort(-shares)
     answers = [(family.labels[place], float(shares[place])) for place in order]
     _draw(mesh, answers, picture)
@@ -191,7 +191,7 @@ def _answer(source: Source, asset: Asset, family: Any, representation: Any, net:
     said = answer(family, net, {name: np.stack([row[name] for row in made]) for name in representation.columns()})
     if "probabilities" not in said:
         return [{"row": place, **{name: column[place] for name, column in said.items()}} for place in range(len(made))]
-    shares = said["probabilities"].mean(0)
+    shares = joined(said["probabilities"])
     best = int(shares.argmax())
     return [{"row": 0, "predicted": family.labels[best], "share": float(shares[best]), "probabilities": shares}]
 

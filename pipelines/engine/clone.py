@@ -1,16 +1,10 @@
 """
-A clone and an installed copy: the wheel has what a run needs at run time; tests, and room for one's own, a clone has.
+What an installed copy lacks: the wheel has what runs need; tests, and room for one's own families, a clone has.
 """
 
 from pathlib import Path
 
 from components.errors import UsageError
-from pipelines.engine.code import ROOT
-
-
-def is_clone() -> bool:
-    """Whether the code runs from its repository, not from an installed wheel."""
-    return (ROOT / "pyproject.toml").is_file()
 
 
 def of_clone(path: Path, command: str) -> Path:

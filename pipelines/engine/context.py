@@ -20,7 +20,7 @@ import numpy as np
 from components.errors import RayfieldError
 from components.runtime.crash import point
 from components.runtime.files import keep
-from components.runtime.plain import decode, encode
+from components.runtime.plain import allow, decode, encode
 from components.runtime.secrets import redacted
 from pipelines.engine.events import events
 from pipelines.engine.fingerprint import Root
@@ -45,6 +45,8 @@ class Running:
     """the step's function: its code is in the key of every part"""
     seed: int
     resources: Mapping[str, float]
+    own: tuple[str, ...] = ()
+    """modules of one's own, whose classes results may name"""
     writer: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     waiting: list[dict[str, Any]] = field(default_factory=list)
     written: int = 0
@@ -53,6 +55,7 @@ class Running:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # a copy in another process is another writer, even of one pickle: two writers never share a file
         self.__dict__.update(state, waiting=[], written=0, writer=uuid.uuid4().hex[:8])
+        allow(self.own)
 
     @property
     def scratch(self) -> str:

@@ -10,17 +10,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 from components.runtime.files import scratch_root
 from components.runtime.secrets import holds_secret
-from pipelines.engine.clone import is_clone
 from pipelines.engine.cluster import local_cpus
 from pipelines.engine.code import ROOT
 from pipelines.engine.errors import kind_of
 from pipelines.engine.jobs import Unreachable, enable_token
 from pipelines.engine.logs import rescue
+from pipelines.engine.snapshot import CODE, OWN, PACKED
 from pipelines.engine.work import work
 
 # RAY_MLFLOW.md 8: what a local cluster is started with; whatever the user has set wins
@@ -162,7 +161,7 @@ def _join() -> None:
         ray.init(
             log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
             logging_level="ERROR",
-            runtime_env={"env_vars": _variables()},
+            runtime_env={"env_vars": _variables(), **_sent(own)},
             configure_logging=False,
             **own,
         )
@@ -212,17 +211,22 @@ def _variables() -> dict[str, str]:
     found = {
         name: value for name, value in os.environ.items() if name.startswith(passed) and not holds_secret(name, value)
     }
-    # Ray's workers get the driver's folder; the project's root must be on their path wherever the driver was started
-    found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    found.setdefault("NUMBA_CACHE_DIR", str(_compiled()))
+    # workers import the run's own copy of the code, whatever is saved meanwhile, wherever the driver was started
+    code = os.environ.get(CODE) or str(ROOT)
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [code, *_own(), os.environ.get("PYTHONPATH", "")]))
+    found.setdefault("NUMBA_CACHE_DIR", str(scratch_root() / "numba"))
     return found
 
 
-def _compiled() -> Path:
-    """Where kernels' machine code is kept: in the clone, or in the user's own folder where the clone is another's."""
-    own = ROOT / ".rayfield"
-    mine = is_clone() and os.access(own if own.exists() else ROOT, os.W_OK)
-    return (own if mine else scratch_root()) / "numba"
+def _sent(own: Mapping[str, Any]) -> dict[str, str]:
+    """The code, where other machines have to be sent it; a job was sent its own."""
+    code = os.environ.get(CODE)
+    return {"working_dir": code} if code and not own and not os.environ.get(PACKED) else {}
+
+
+def _own() -> list[str]:
+    """The folder of a job in which a pipeline of one's own lies."""
+    return [str(ROOT / OWN)] if os.environ.get(PACKED) and (ROOT / OWN).is_dir() else []
 
 
 def _print_where(own: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """
 Packing: the project as one archive, for a cluster that has not seen it.
 
-What git ignores is left at home, .git as well; submodules are sent, and links as what they lead to, if that is sent.
+What git does not track is left at home, .git as well; submodules are sent, and links as what they lead to, if that is
+sent. Without a repository what .gitignore names is left at home.
 The archive depends on the files' names and bytes alone, so that Ray uploads it once for however many jobs.
 """
 
@@ -41,8 +42,12 @@ def listed(root: Path) -> list[Path]:
 
 
 def _kept(root: Path) -> set[Path]:
-    """What git keeps; it knows nothing of a folder without a repository, or that the one around it ignores."""
-    return set(_by_git(root)) or set(_by_patterns(root))
+    """
+    What git tracks; where it tracks nothing yet, what it would.
+
+    It knows nothing of a folder without a repository, or that the one around it ignores.
+    """
+    return set(_by_git(root)) or set(_by_git(root, "--others", "--exclude-standard")) or set(_by_patterns(root))
 
 
 def _through(root: Path, link: Path, files: Set[Path]) -> set[Path]:
@@ -59,9 +64,9 @@ def _through(root: Path, link: Path, files: Set[Path]) -> set[Path]:
     return {link / name.relative_to(place) for name in files if name.is_relative_to(place)}
 
 
-def _by_git(root: Path) -> Iterator[Path]:
+def _by_git(root: Path, *more: str) -> Iterator[Path]:
     """What git itself says, with the files of submodules."""
-    command = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    command = ["git", "-C", str(root), "ls-files", "--cached", *more, "-z"]
     try:
         said = subprocess.run(command, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):  # no git here, no repository, or somebody else's

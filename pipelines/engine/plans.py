@@ -74,6 +74,12 @@ def remembered(request: Request, store: Store) -> list[dict[str, Any]] | None:
         return _unfolded(held) if held is not None and _holds(held) else None
 
 
+def files_of_plan(request: Request, store: Store) -> dict[str, Any]:
+    """Path from the project's root -> [size, time, digest] of every file that decided a remembered plan."""
+    held = store.load(f"plans/{request.digest()}.json", unsealed) or {}
+    return dict(held.get("files", {}))
+
+
 def _holds(held: Mapping[str, Any]) -> bool:
     """Whether everything that decided a plan is as it was."""
     return (

@@ -8,7 +8,7 @@ program is not seen: a pipeline takes such values as parameters.
 import hashlib
 import os
 import sys
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -31,6 +31,8 @@ class Reading:
     paths: set[str] = field(default_factory=set)
     """as they were asked for: one that is not in full depends on the folder in which the command is given"""
     variables: set[str] = field(default_factory=set)
+    is_asked: Callable[[FrameType | None], bool] = lambda frame: True
+    """whether the code that asks is the one that is listened to"""
 
 
 _now: list[Reading] = []
@@ -38,9 +40,9 @@ _now: list[Reading] = []
 
 
 @contextmanager
-def reading() -> Iterator[Reading]:
-    """Notes what is read meanwhile."""
-    found, kind = Reading(), os.environ.__class__
+def reading(is_asked: Callable[[FrameType | None], bool] | None = None) -> Iterator[Reading]:
+    """Notes what is read meanwhile by the user's own code, or by the code that `is_asked` tells."""
+    found, kind = Reading(is_asked=is_asked or _is_asked_by_the_user), os.environ.__class__
     _listen()
     _now.append(found)
     os.environ.__class__ = _Environment  # in place: modules may hold it by another name
@@ -62,7 +64,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
         return
     path = "." if arguments[0] is None else arguments[0]
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_CREAT)
-    if isinstance(path, str | bytes | os.PathLike) and not writes and _is_asked_by_the_user(sys._getframe(1)):
+    if isinstance(path, str | bytes | os.PathLike) and not writes and _now[-1].is_asked(sys._getframe(1)):
         _now[-1].paths.add(os.fsdecode(path))
 
 
@@ -70,7 +72,7 @@ class _Environment(type(os.environ)):  # type: ignore[misc]
     """The environment, which notes the names that are asked for; not secrets, since even a digest tells of one."""
 
     def __getitem__(self, name: str) -> str:
-        if _now and isinstance(name, str) and not is_secret(name) and _is_asked_by_the_user(sys._getframe(1)):
+        if _now and isinstance(name, str) and not is_secret(name) and _now[-1].is_asked(sys._getframe(1)):
             _now[-1].variables.add(name)
         return super().__getitem__(name)
 

@@ -9,17 +9,19 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from components.errors import UsageError
 from components.runtime.crash import point
 from pipelines.engine import stopping
 from pipelines.engine.display import console, results, summary, watcher
-from pipelines.engine.executors import OnRay
+from pipelines.engine.executors import Executor, OnRay
 from pipelines.engine.left import INTERRUPTED, end, hold, mark, tried
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.records import begun, counts, new_name
 from pipelines.engine.runner import Outcome, Runner
+from pipelines.engine.snapshot import CODE, PACKED, take
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Tracker, ledger_lines
 from pipelines.engine.typed import typed
@@ -57,7 +59,9 @@ def _carried_out(request: Request, nodes: list[dict[str, Any]], store: Store, ru
     if lease is not None:
         _begin(request, nodes, store, run)
         tracker.start()
-    runner = Runner(store, run, nodes, OnRay, [screen], held=[lease] if lease else [])
+    runner = Runner(
+        store, run, nodes, partial(_executor, request, nodes, store), [screen], held=[lease] if lease else []
+    )
     try:
         with _interruptible() as runner.check, stopping.stoppable(store, run):
             outcome = runner()
@@ -72,6 +76,13 @@ def _carried_out(request: Request, nodes: list[dict[str, Any]], store: Store, ru
     if lease is not None:
         lease.release()
     return outcome, code, problem
+
+
+def _executor(request: Request, nodes: list[dict[str, Any]], store: Store) -> Executor:
+    """Where the steps run, with a copy of the code that its processes import."""
+    if not os.environ.get(PACKED):
+        os.environ[CODE] = str(take(request, nodes, store))
+    return OnRay()
 
 
 @contextmanager

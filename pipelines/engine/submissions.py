@@ -27,15 +27,15 @@ from pipelines.engine.code import ROOT, companions
 from pipelines.engine.jobs import LIVE, Jobs, Unreachable
 from pipelines.engine.left import INTERRUPTED, end, hold
 from pipelines.engine.packing import pack
+from pipelines.engine.pipeline import importing
 from pipelines.engine.plans import Request
 from pipelines.engine.records import begun, new_name
+from pipelines.engine.snapshot import OWN, PACKED, files, own_files
 from pipelines.engine.stopping import ask
 from pipelines.engine.store import Store
 
 PLACES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """what a job is told besides: where things are, never who may see them"""
-OWN = "own"
-"""the folder of the job in which a pipeline of one's own lies with what it imports from beside it"""
 PAUSE = 1.0  # seconds between looks at a run
 LATE = 5.0  # seconds without an answer after which a followed run's record is asked
 SILENT = 60.0  # seconds without an answer after which a cluster is given up
@@ -77,7 +77,7 @@ def submit(
                 return found, True
         made = _record(request, nodes, store, jobs.address)
         try:
-            _hand_over(made, request.pipeline, words, jobs, variables)
+            _hand_over(made, request.pipeline, nodes, words, jobs, variables)
         except RayfieldError as error:
             end(store, made.run, 1, error=redact(str(error)))
             raise
@@ -231,12 +231,23 @@ def _record(request: Request, nodes: Sequence[Mapping[str, Any]], store: Store, 
 
 
 def _hand_over(
-    made: Submission, pipeline: Path, words: Sequence[str], jobs: Jobs, variables: Mapping[str, str]
+    made: Submission,
+    pipeline: Path,
+    nodes: Sequence[Mapping[str, Any]],
+    words: Sequence[str],
+    jobs: Jobs,
+    variables: Mapping[str, str],
 ) -> None:
-    extra = {} if pipeline.is_relative_to(ROOT) else {f"{OWN}/{name}": path for name, path in companions(pipeline)}
+    """Sends the project and what the keys cover: a file that git does not track goes along where a key has it."""
+    with importing(pipeline):
+        covered, own = files(list(nodes)), {f"{OWN}/{name}": path for name, path in own_files(nodes).items()}
+    if pipeline.is_relative_to(ROOT):
+        own |= {str(pipeline.relative_to(ROOT)): pipeline}
+    else:
+        own |= {f"{OWN}/{name}": path for name, path in companions(pipeline)}
     with tempfile.TemporaryDirectory() as folder:
-        package = pack(ROOT, Path(folder) / "project.zip", extra)
-        jobs.submit(made.id, shlex.join(words), package, {**variables, "RAYFIELD_RUN": made.run})
+        package = pack(ROOT, Path(folder) / "project.zip", {**covered, **own})
+        jobs.submit(made.id, shlex.join(words), package, {**variables, "RAYFIELD_RUN": made.run, PACKED: "1"})
 
 
 def _words(request: Request, here: bool) -> list[str]:

@@ -6,25 +6,30 @@ import errno
 import importlib
 import os
 import re
+import sys
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
-from components.errors import RayfieldError
+from components.errors import DataError, RayfieldError
 from components.runtime import files
 from components.runtime.crash import point
-from components.runtime.plain import class_of, decode, encode
+from components.runtime.plain import allow, class_of, decode, encode
 from components.runtime.secrets import redact
 from components.step import Step
 from pipelines.engine.code import ROOT
 from pipelines.engine.context import Running
 from pipelines.engine.errors import kind_of
+from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.keys import root_of
 from pipelines.engine.kinds import FAMILY, is_a
+from pipelines.engine.observing import observing
+from pipelines.engine.snapshot import CODE, own_modules
 from pipelines.engine.spending import spent
+from pipelines.engine.state import put_back
 from pipelines.engine.store import Store
 
 
@@ -38,19 +43,21 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
     files.use(address)
     store = Store(address)
     store.look_again()
-    context = Running(store, run, node["key"], (), node["seed"], resources)
+    context = Running(store, run, node["key"], (), node["seed"], resources, own=tuple(own_modules([node])))
     began = time.time()
     try:
         point("work: a step begins")
-        with context.working("step"):
+        with context.working("step"), importable(node), put_back(keyed(node)):
             step = step_of(node["step"])
             context.roots = (root_of(step.function),)
             arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
-            result = step.run(arguments, context)
+            with observing(node, arguments) as seen:
+                result = step.run(arguments, context)
             point("work: a result is made, what was said of it waits")
+            _tell(seen.also, step, context)
         point("work: all is said, nothing committed")
         cost = {"seconds": round(time.time() - began, 3), **spent(store, run, node["key"])}
-        store.commit(node["key"], manifest(node, run, result, cost))
+        store.commit(node["key"], {**manifest(node, run, result, cost), "also": seen.also})
         point("work: committed, the runner not told")
         return {"ok": True}
     except Exception as error:
@@ -59,6 +66,41 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
         with suppress(OSError, RayfieldError):  # a full disk may be what went wrong: the first error is the one to tell
             context.flush()
         return {"ok": False, **said, "traceback": trace}
+
+
+@contextmanager
+def importable(node: Mapping[str, Any]) -> Iterator[None]:
+    """Imports what the step's code imports, one's own from the run's copy, before the step can change any of it."""
+    own, folder, path = own_modules([node]), os.environ.get(CODE), list(sys.path)
+    allow(own)
+    if folder:
+        sys.path.insert(0, folder)
+        for name in own:
+            if not str(getattr(sys.modules.get(name), "__file__", folder)).startswith(folder):
+                del sys.modules[name]  # of another pipeline, which this process drew or ran before
+    try:
+        for name in node["modules"]:
+            with suppress(ImportError):  # what a function would try to import, and does without
+                importlib.import_module(name)
+        yield
+    finally:
+        sys.path[:] = path
+
+
+def keyed(node: Mapping[str, Any]) -> list[str]:
+    """The modules that a step's code imports and that are in its key."""
+    return [name for name in node["modules"] if not is_in_no_key(name)]
+
+
+def _tell(also: list[str], step: Step, context: Running) -> None:
+    """Names what a step read that is in no key; a strict one ends there."""
+    if also and step.strict:
+        raise DataError(
+            f"A strict step reads what its key holds, but {step.name} read {', '.join(also)}. "
+            "Pass it as a parameter, or as a source."
+        )
+    if also:
+        context.note({"also read": ", ".join(also)})
 
 
 def step_of(name: str) -> Step:

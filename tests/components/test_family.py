@@ -140,6 +140,14 @@ def test_scores_of_a_classifier_are_those_of_its_confusion():
     assert scores == pytest.approx({"accuracy": 10 / 12, "balanced_accuracy": 0.5, "loss": 0.5})
 
 
+def test_what_is_of_a_class_that_was_never_learned_is_wrong_and_has_no_loss():
+    """Six of twelve rows are right; of the three classes that occur one half, all, and none."""
+    confusion = np.array([[2, 2, 0], [0, 4, 0], [0, 0, 0], [0, 3, 1]])
+    scores = VoxNet(classes=3).score({"confusion": confusion, "loss": 4.0, "count": 12})
+
+    assert scores == pytest.approx({"accuracy": 6 / 12, "balanced_accuracy": 0.5, "loss": 0.5})
+
+
 @pytest.mark.parametrize(
     ("direction", "one", "other", "better"),
     [

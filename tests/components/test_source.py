@@ -1,5 +1,5 @@
 """
-Sources: what a listing's digest holds, how splits are dealt, and how a source is found by its name.
+Sources: what a listing's digest holds, which side an asset is on, and how a source is found by its name.
 """
 
 from collections import Counter
@@ -27,7 +27,16 @@ class Scenes(Source):
 
 
 def assets(count: int, labels: int = 3) -> list[Asset]:
-    return [Asset(f"asset-{n}", f"/x/{n}", f"label {n % labels}", "", "d") for n in range(count)]
+    return [Asset(f"asset-{n}", f"/x/{n}", f"label {n % labels}", "", f"bytes {n}") for n in range(count)]
+
+
+def of_class(label: str, *contents: str) -> list[Asset]:
+    """A class whose assets have these contents, some of them more than once."""
+    return [Asset(f"{label}/{n}", "", label, "", content) for n, content in enumerate(contents)]
+
+
+def dealt(found: list[Asset], fold: int = 0) -> dict[str, str]:
+    return splits(split_by_hash(found, fold=fold, folds=5, val=0.12))
 
 
 def splits(found: list[Asset]) -> dict[str, str]:
@@ -54,22 +63,110 @@ def test_the_digest_holds_the_bytes_of_every_asset():
     assert Scenes().digest() != Scenes(digest_="e").digest()
 
 
-def test_a_split_depends_on_no_order():
-    dealt = split_by_hash(assets(60), fold=0, folds=5, val=0.1)
-    turned = split_by_hash(assets(60)[::-1], fold=0, folds=5, val=0.1)
+def test_a_side_depends_on_no_order_and_on_no_name():
+    renamed = [replace(asset, id=f"other/{asset.id}", uri="/y") for asset in assets(60)]
 
-    assert splits(dealt) == splits(turned)
+    assert dealt(assets(60)) == dealt(assets(60)[::-1])
+    assert list(dealt(assets(60)).values()) == list(dealt(renamed).values())
 
 
-def test_folds_share_the_assets_out_and_every_class_is_in_each():
-    tests = [
-        {a.id for a in split_by_hash(assets(60), fold=fold, folds=5, val=0.1) if a.split == "test"} for fold in range(5)
-    ]
-    one = split_by_hash(assets(60), fold=2, folds=5, val=0.1)
+def test_a_new_file_moves_no_other_of_a_class_of_twenty_and_more():
+    """Dealt by rank, one file moved on average half of a new test set out of the old training set."""
+    there = assets(20, labels=1) + [replace(a, id=f"b{a.id}", label="b", digest=f"b{a.digest}") for a in assets(90)]
+    before = [dealt(there, fold) for fold in range(5)]
+    for number in range(50):
+        for label in ("label 0", "b", "another"):
+            more = [*there, Asset("new", "", label, "", f"new bytes {number}")]
+            for fold in range(5):
+                assert before[fold].items() <= dealt(more, fold).items()
 
-    assert sum(map(len, tests)) == len(set().union(*tests)) == 60
-    for split in ("train", "val", "test"):
-        assert Counter(a.label for a in one if a.split == split).keys() == {"label 0", "label 1", "label 2"}
+
+def test_a_side_is_a_threshold_on_the_hash_of_the_content():
+    """Test is a fifth of all hashes from the fold's on, val 12 % of the rest behind it, around the end of them."""
+    for fold in range(5):
+        for asset in split_by_hash(assets(400, labels=2), fold=fold, folds=5, val=0.12):
+            place = (chance("fold/" + asset.digest) - fold / 5) % 1
+            assert asset.split == ("test" if place < 0.2 else "val" if place < 0.2 + 0.8 * 0.12 else "train")
+
+
+@pytest.mark.parametrize("copies", [2, 20, 40])
+@pytest.mark.parametrize("others", [0, 6, 30])
+def test_identical_files_lie_on_one_side(copies, others):
+    """Twenty copies of one file were dealt 14, 2 and 4."""
+    for number in range(20):
+        found = of_class("a", *["copied"] * copies, *(f"{number} {n}" for n in range(others)))
+        for fold in range(5):
+            sides = dealt(found, fold)
+            assert len({sides[f"a/{n}"] for n in range(copies)}) == 1
+
+
+def test_twenty_copies_of_one_file_are_a_class_of_one_which_is_learned():
+    assert [set(dealt(of_class("a", *["copied"] * 20), fold).values()) for fold in range(5)] == [{"train"}] * 5
+
+
+@pytest.mark.parametrize(("one", "other"), [(3, 4), (3, 30), (30, 3), (30, 40)])
+def test_identical_files_lie_on_one_side_also_under_two_labels(one, other):
+    """Of two classes the larger decides where it is large: there a side depends on the file alone."""
+    for number in range(20):
+        own = of_class("a", "shared", *(f"a{number}{n}" for n in range(one)))
+        others = of_class("b", "shared", *(f"b{number}{n}" for n in range(other)))
+        for fold in range(5):
+            sides = dealt(own + others, fold)
+            assert sides["a/0"] == sides["b/0"]
+            if max(one, other) >= 20:
+                assert (sides["a/0"] == "test") == (int(5 * chance("fold/shared")) == fold)
+
+
+def test_another_axis_is_the_same_file():
+    """`digest` holds the axis, for another axis makes another shape; the side goes by the bytes."""
+    turned = [replace(asset, digest=f"{asset.digest}-x", content=asset.digest) for asset in assets(60)]
+
+    assert dealt(turned) == dealt(assets(60))
+
+
+def test_every_asset_is_the_test_of_one_fold():
+    for count in (2, 3, 7, 19, 20, 60, 400):
+        tests = [{i for i, s in dealt(assets(count, labels=1), fold).items() if s == "test"} for fold in range(5)]
+        assert sum(map(len, tests)) == len(set().union(*tests)) == count
+
+
+@pytest.mark.parametrize("count", [20, 100, 446, 2000])
+def test_the_folds_of_a_large_class_are_as_even_as_a_hash_makes_them(count):
+    """A fold's size is binomial: of 200 classes the mean square of its distance, in deviations, is 1."""
+    deviation = (count * 0.2 * 0.8) ** 0.5
+    far = []
+    for number in range(200):
+        places = [int(5 * chance(f"fold/{number} {n}")) for n in range(count)]
+        far += [(places.count(fold) - count / 5) / deviation for fold in range(5)]
+
+    assert sum(one**2 for one in far) / len(far) == pytest.approx(1, abs=0.15)
+    assert max(map(abs, far)) < 4.5
+
+
+@pytest.mark.parametrize("count", range(2, 20))
+def test_the_folds_of_a_small_class_differ_by_one_at_most(count):
+    sizes = [Counter(dealt(assets(count, labels=1), fold).values())["test"] for fold in range(5)]
+
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes[0] == -(-count // 5)
+
+
+@pytest.mark.parametrize("count", range(3, 20))
+def test_in_a_small_class_the_smallest_hashes_fill_test_then_val(count):
+    order = sorted(assets(count, labels=1), key=lambda a: chance("fold/" + a.digest))
+    sides = [dealt(order)[asset.id] for asset in order]
+    tested = -(-count // 5)
+    chosen = max(1, round(0.12 * (count - tested)))
+
+    assert sides == ["test"] * tested + ["val"] * chosen + ["train"] * (count - tested - chosen)
+
+
+def test_in_a_small_class_a_new_file_moves_one_other_across_each_border_at_most():
+    for count in range(3, 19):
+        for number in range(30):
+            before = dealt(assets(count, labels=1))
+            after = dealt([*assets(count, labels=1), Asset("new", "", "label 0", "", f"new {number}")])
+            assert sum(before[name] != after[name] for name in before) <= 2
 
 
 def test_a_fold_that_there_is_not_is_refused_when_the_assets_are_listed():
@@ -77,11 +174,12 @@ def test_a_fold_that_there_is_not_is_refused_when_the_assets_are_listed():
         Furniture(fold=9).rows()
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 7])
-def test_a_small_class_has_something_to_learn_from(count):
-    dealt = split_by_hash(assets(count, labels=1), fold=0, folds=5, val=0.12)
-
-    assert "train" in splits(dealt).values()
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("folds", [2, 5])
+def test_a_small_class_has_something_to_learn_from(count, folds):
+    for fold in range(folds):
+        found = split_by_hash(assets(count, labels=1), fold=fold, folds=folds, val=0.12)
+        assert "train" in splits(found).values()
 
 
 def test_chance_is_even_and_depends_on_the_text_alone():
@@ -128,3 +226,4 @@ def test_an_attribute_is_in_the_digest_and_a_place_is_not():
 
     assert digest_of([one]) == digest_of([replace(one, uri="/there/a")])
     assert digest_of([one]) != digest_of([replace(one, attributes={"scene": "2"})])
+    assert digest_of([one]) != digest_of([replace(one, content="c")])

@@ -27,6 +27,7 @@ from components.training import (
     batch_index,
     batches,
     evaluate,
+    groups,
     load_weights,
     parameter_count,
     phase_at,
@@ -259,6 +260,29 @@ def test_weights_of_another_size_are_taken_with_their_size():
 def test_weights_of_another_network_are_refused():
     with pytest.raises((RuntimeError, AttributeError)):
         load_weights(nn.Linear(2, 3), {"elsewhere.weight": torch.ones(5, 2)})
+
+
+def named(*ids: str) -> Rows:
+    return Rows({}, list(ids), torch.zeros(len(ids), dtype=torch.int64), ("a",))
+
+
+def test_parts_of_a_split_are_whole_assets():
+    """Views of one shape in two parts would make the parts alike, and a standard error too small."""
+    rows = named(*(f"{n:02}" for n in range(7) for _ in range(3)))
+
+    assert [part.tolist() for part in groups(rows, 3)] == [[*range(9)], [*range(9, 15)], [*range(15, 21)]]
+    assert [len(part) for part in groups(rows, 20)] == [3] * 7
+
+
+def test_parts_of_a_split_with_a_row_for_each_asset_are_those_of_its_rows():
+    rows = named(*(f"{n:02}" for n in range(23)))
+    for count in (1, 5, 20, 40):
+        expected = np.array_split(np.arange(23), min(count, 23))
+        assert [part.tolist() for part in groups(rows, count)] == [part.tolist() for part in expected]
+
+
+def test_parts_of_a_single_asset_are_those_of_its_rows():
+    assert [part.tolist() for part in groups(named(*"aaaaa"), 2)] == [[0, 1, 2], [3, 4]]
 
 
 def test_totals_add_numbers_and_arrays_and_join_lists():

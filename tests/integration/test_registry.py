@@ -94,7 +94,7 @@ def test_the_champion_is_changed_and_changed_back_from_the_command_line(made):
 
     assert refused.exit_code == 3
     assert "version 2: HOLD" in refused.stderr
-    assert "on the same test assets" in refused.stderr
+    assert "on what neither has seen" in refused.stderr
     assert told("models", "promote", NAME, "2", "--force")["forced"] is True
     assert told("models", "show", NAME)["aliases"] == {"champion": "2", "previous": "1"}
     assert "version 1 is champion again, 2 was" in rayfield("models", "rollback", NAME).stderr
@@ -162,7 +162,7 @@ def test_a_shape_that_its_representation_refuses_ends_in_one_line(made, tmp_path
     result = rayfield("predict", f"models:/{NAME}@champion", "line.obj")
 
     assert result.exit_code == 1
-    assert "line.obj cannot be used: some face must have an area, but none of 1 has" in result.stderr
+    assert "line.obj cannot be read: none of its 1 faces has an area" in result.stderr
 
 
 # A whole source

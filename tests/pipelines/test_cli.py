@@ -582,7 +582,7 @@ def test_a_shape_that_its_representation_refuses_has_its_words_for_a_reason(tmp_
     source = Folder(root=str(tmp_path))
     (row,) = answers(source.rows(), source, None, Points(), None)
 
-    assert row["reason"] == "some face must have an area, but none of 1 has: leave this mesh out"
+    assert row["reason"] == "none of its 1 faces has an area: the corners of each lie on one line"
 
 
 @pytest.mark.parametrize("out", ["here", "/proc/x/answers.parquet"])

@@ -197,6 +197,39 @@ def test_draws_what_it_learned():
     assert set(figures) == {"confusion", "filters", "deconvnet", "occlusion"}
 
 
+def test_shapes_of_a_class_that_was_never_learned_are_wrong_and_no_last_class():
+    """Every third shape: the network answers as before, and only what it is compared with is another."""
+    rows = marks(24)
+    family = small(rows)
+    net, strange = family.network().eval(), rows.label == 1
+    known = evaluate(family, net, rows, index=np.flatnonzero(~strange))
+    rows.label[strange] = -1
+    totals = evaluate(family, net, rows)
+
+    expected, confusion = family.confusion(known), family.confusion(totals)
+    np.testing.assert_array_equal(confusion[:-1], expected[:-1])
+    assert (expected[-1].sum(), confusion[-1].sum()) == (0, 4)
+    scores, without = family.score(totals), family.score(known)
+    assert scores["accuracy"] == pytest.approx(without["accuracy"] * 8 / 12)
+    assert scores["view_accuracy"] == pytest.approx(without["view_accuracy"] * 8 / 12)
+    assert scores["loss"] == pytest.approx(without["loss"])
+
+
+def test_shapes_of_no_class_that_was_learned_are_drawn_without_a_probability():
+    rows = marks(24)
+    family = small(rows)
+    rows.label[:] = -1
+    with torch.no_grad():
+        figures = family.figures(family.network().eval(), rows.batch(range(24)))
+    assert set(figures) == {"confusion", "filters", "deconvnet"}
+    assert [text.get_text() for text in figures["confusion"].axes[0].get_yticklabels()] == [
+        "a",
+        "b",
+        "c",
+        "never learned",
+    ]
+
+
 def test_the_strongest_views_do_not_depend_on_how_many_are_seen_at_once():
     rows, family = marks(24), small()
     net = family.network().eval()

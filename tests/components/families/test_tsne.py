@@ -261,6 +261,13 @@ def test_answers_where_a_point_lies_whatever_the_order(learned):
     assert_close(family.predict(net, batch)["position"], net.positions[[7, 3]])
 
 
+def test_several_rows_of_one_asset_are_refused():
+    """They share an id: all of them would be put where the first one is."""
+    rows = blobs()
+    with pytest.raises(UsageError, match="maps assets, by a row of each, but 'shape 0' has 2. .* by their mean"):
+        Tsne.tiny().adapt(replace(rows, ids=["shape 0", *rows.ids[:-1]]))
+
+
 def test_refuses_new_points_and_says_how_many(learned):
     family, net, rows, _ = learned
     strangers = replace(rows, ids=[*rows.ids[:148], "new", "newer"])

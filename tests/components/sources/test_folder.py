@@ -47,6 +47,13 @@ def test_a_shape_opens(root):
     assert source.open(asset).vertices[1].tolist() == [4, 0, 0]
 
 
+def test_another_axis_is_another_digest_of_the_same_content(root):
+    upright, turned = (Folder(root=str(root), up=axis).rows() for axis in ("y", "z"))
+
+    assert [(a.id, a.content, a.split) for a in upright] == [(a.id, a.content, a.split) for a in turned]
+    assert all(one.digest == one.content != other.digest for one, other in zip(upright, turned, strict=True))
+
+
 def test_a_listing_is_the_same_wherever_the_folder_lies(root, tmp_path):
     before = Folder(root=str(root)).digest()
     root.rename(tmp_path / "elsewhere")

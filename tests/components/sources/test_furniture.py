@@ -66,6 +66,21 @@ def test_people_are_taller_than_wide_and_cars_longer_than_tall():
     assert depth > 1.5 * height
 
 
+def test_the_folds_are_as_even_as_a_hash_makes_them():
+    """446 / 5, give or take 8.4."""
+    sides = [Counter(asset.split for asset in Furniture(fold=fold).rows()) for fold in range(5)]
+
+    assert [side["test"] for side in sides] == [94, 99, 83, 90, 80]
+    assert sides[0] == {"train": 303, "val": 49, "test": 94}
+
+
+def test_a_piece_is_the_same_one_in_each_of_its_forms():
+    contents, textured = {a.id: a.content for a in ROWS}, Furniture(textured=True).rows()
+
+    assert {asset.id: asset.content for asset in textured}.items() <= contents.items()
+    assert all(asset.digest != asset.content for asset in textured)
+
+
 def test_textured_pieces_have_pictures_and_the_split_of_the_others():
     source, splits = Furniture(textured=True), {asset.id: asset.split for asset in ROWS}
     rows = source.rows()

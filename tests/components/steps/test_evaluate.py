@@ -2,24 +2,33 @@
 evaluate: scores of what was not learned from, baselines on the same rows, and choices that never look at test.
 """
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from components.artifacts import Checkpoint, Scores
 from components.errors import DataError, UsageError
+from components.families.convnet import ConvNet
 from components.representations.descriptors import Descriptors
 from components.runtime.files import keep
 from components.sources.folder import Folder
 from components.step import Printing
-from components.steps.evaluate import baseline, best_of, compare, evaluate
+from components.steps.evaluate import baseline, best_of, compare, evaluate, parts_of, shown
 from components.steps.preprocess import preprocess
 from components.steps.train import train
-from components.table import Table
+from components.table import Rows, Table
 from components.training import evaluate as measured
+from components.training import standard_error
 from pipelines.engine.work import describe
 from tests.meshes import small_pointnet, small_voxnet, write_shapes
+
+
+def seen_from_sides() -> ConvNet:
+    """A ConvNet, of which an asset is three rows."""
+    return replace(ConvNet.tiny(), size=16, views=3, widths=(4, 4, 4, 4, 4), hidden=8, steps=2)
 
 
 @pytest.fixture
@@ -56,6 +65,52 @@ def test_figures_and_scores_are_shown_and_an_example_is_kept(table, checkpoint):
     assert scores.example is not None and scores.example.read()
 
 
+@pytest.mark.parametrize("family", [small_voxnet(), small_pointnet(), seen_from_sides()], ids=lambda one: one.name)
+def test_a_class_that_training_never_had_is_counted_as_wrong_and_named(tmp_path, family):
+    """It was counted as the last class, or ended in an IndexError."""
+    known = Folder(root=str(write_shapes(tmp_path / "known", labels=("flat", "long"))))
+    more = Folder(root=str(write_shapes(tmp_path / "more")))
+    (tmp_path / "more" / "round").rename(tmp_path / "more" / "a ball")
+    tables = [preprocess(source, [family.representation()], on="here") for source in (known, more)]
+    checkpoint, context = train(family, tables[0], workers=0), Printing()
+    scores = evaluate.run(evaluate.bind((checkpoint, tables[1]), {"on": "here"}), context)
+    without = evaluate(checkpoint, tables[0], on="here")
+
+    assert scores.test["accuracy"] == pytest.approx(without.test["accuracy"] * 4 / 6)
+    assert scores.test["balanced_accuracy"] == pytest.approx(without.test["balanced_accuracy"] * 2 / 3)
+    assert scores.test["loss"] == pytest.approx(without.test["loss"])
+    assert (scores.unlearned, without.unlearned) == ({"a ball": 3}, {})
+    assert scores.describe().endswith("; never learned, so counted as wrong: a ball (3)")
+    assert context.notes["never_learned"] == {"a ball": 3}
+    rows = context.figures["confusion"].axes[0].get_yticklabels()
+    assert [text.get_text() for text in rows] == ["flat", "long", "never learned"]
+
+
+def test_figures_are_drawn_of_whole_assets_from_all_over_a_split():
+    """The first 512 of 1,140 views were those of the first classes."""
+    ids = [f"{n:03}" for n in range(95) for _ in range(12)]
+    chosen = shown(Rows({}, ids, torch.zeros(len(ids), dtype=torch.int64), ("a",)))
+    drawn = [ids[place] for place in chosen]
+
+    assert len(chosen) == 504
+    assert set(Counter(drawn).values()) == {12}
+    assert (drawn[0], drawn[-1]) == ("000", "094")
+    assert shown(Rows({}, ids[:24], torch.zeros(24, dtype=torch.int64), ("a",))).tolist() == list(range(24))
+
+
+def test_two_views_that_are_one_make_no_score_surer():
+    """An asset of a split is what might have been another, so errors are over assets."""
+    family = replace(seen_from_sides(), classes=3, labels=tuple("abc"))
+    net, color = family.network(), torch.randint(0, 255, (30, 16, 16, 3), dtype=torch.uint8)
+    label, errors = torch.arange(30) % 3, []
+    for views in (1, 2):
+        ids = [f"{n:02}" for n in range(30) for _ in range(views)]
+        rows = Rows({"color": color.repeat_interleave(views, 0)}, ids, label.repeat_interleave(views), family.labels)
+        errors.append(standard_error(family, parts_of(family, net, rows, on="here", context=Printing())))
+
+    assert errors[0] == pytest.approx(errors[1])
+
+
 def test_a_baseline_learns_from_the_same_rows(table):
     majority, forest = (baseline(table, method=method) for method in ("majority", "forest"))
 
@@ -75,7 +130,7 @@ def test_a_baseline_is_scored_on_the_rows_of_each_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("each", "split", "there"), [(1, "train", "0 train, 0 val, 2 test"), (2, "val", "2 train, 0 val")]
+    ("each", "split", "there"), [(1, "val", "2 train, 0 val, 0 test"), (2, "val", "2 train, 0 val")]
 )
 def test_a_split_without_assets_is_refused_before_anything_is_scored(tmp_path, each, split, there):
     """The commonest class of none, or an accuracy that is no number."""

@@ -209,6 +209,12 @@ def test_what_a_representation_learns_first_is_kept_in_the_table():
 # Bad input
 
 
+def test_two_assets_of_one_id_are_refused():
+    """The rows of both would have found the label and the side of the last."""
+    with pytest.raises(DataError, match="Each asset of a source has an id of its own, but 2 have 'a'"):
+        preprocess(Texts(ids=("a", "b", "a")), [Lengths()], on="here")
+
+
 def test_a_source_without_assets_is_refused():
     with pytest.raises(DataError, match="A source must have assets, but this one is empty"):
         run(Texts(ids=()), LENGTHS)

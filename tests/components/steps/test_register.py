@@ -4,7 +4,7 @@ register: a transaction that can be repeated and killed anywhere, a gate, and a 
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from components.steps.evaluate import evaluate
 from components.steps.preprocess import preprocess
 from components.steps.register import promote, register, rollback
 from components.steps.registry import TrackingDown, cause, client, details, history, listing, registered
+from components.steps.seen import contents_of, seen
 from components.table import Table
+from components.training import evaluate as measured
 from pipelines.engine.context import Running
 from pipelines.engine.errors import kind_of
 from pipelines.engine.store import Store
@@ -42,12 +44,18 @@ def name(request: pytest.FixtureRequest) -> str:
     return "".join(c if c.isalnum() else "-" for c in request.node.name)
 
 
-def untrained(family: Family, table: Table, seed: int = 0) -> Checkpoint:
+def untrained(family: Family, table: Table, seed: int = 0, knows: Iterable[str] | None = None) -> Checkpoint:
+    """A network of first weights that has seen the table's train and val, or what it `knows` instead."""
     torch.manual_seed(seed)
     adapted = family.adapt(table.open(family.representation(), "train"))
     net = adapted.network()
     weights = keep("weights", save_tensors({n: v.contiguous() for n, v in net.state_dict().items()}))
-    return Checkpoint(adapted, table.set(family.representation()).adapted, weights, 1, 1, "cpu", 1)
+    own = seen(table, family.representation(), None) if knows is None else keep("seen.json", written(knows))
+    return Checkpoint(adapted, table.set(family.representation()).adapted, weights, 1, 1, "cpu", 1, seen=own)
+
+
+def written(contents: Iterable[str]) -> bytes:
+    return json.dumps(sorted(contents)).encode()
 
 
 @pytest.fixture
@@ -143,7 +151,9 @@ def test_a_worse_version_on_the_same_test_assets_is_held(scores, name, quick):
     model = register(scored(scores, 0.6, error={"accuracy": 0.04}), name=name)
 
     assert model.verdict == "HOLD"
-    assert model.reasons == ("accuracy is 0.6 ± 0.04, the champion's is 0.7 ± 0.03 on the same test assets",)
+    assert model.reasons == (
+        "accuracy is 0.6 ± 0.04, the champion's is 0.7 ± 0.03, on what neither has seen of 6 test assets",
+    )
     assert alias(name, "champion") == "1"
 
 
@@ -197,6 +207,8 @@ def test_the_verdict_and_both_sides_numbers_are_kept(scores, name, quick):
 
 # The champion, measured on the candidate's test assets
 
+OWN = "in its own representation"
+
 
 @pytest.fixture
 def other_fold(shapes: Path) -> Table:
@@ -208,14 +220,14 @@ def test_a_champion_of_another_test_set_and_representation_is_measured_on_this_o
     table, other_fold, scores, name, quick
 ):
     """Its numbers are those that `evaluate` gives it on a table of the candidate's fold."""
-    champion = untrained(small_voxnet(), other_fold)
+    champion = untrained(small_voxnet(), other_fold, knows=())
     register(scored(evaluate(champion, other_fold, on="here"), 0.9), name=name)
     model = register(scored(scores, 1.0), name=name)
     said = evidence(name, model.version)["champion"]
     expected = evaluate(champion, table, on="here")
 
     assert model.verdict == "PROMOTE"
-    assert said["how"] == "measured now, in its own representation"
+    assert said["how"] == f"measured now, on the 6 of 6 test assets that neither has seen, {OWN}"
     assert said["scores"] == pytest.approx(expected.test)
     assert said["error"]["accuracy"] == pytest.approx(expected.error["accuracy"])
 
@@ -236,7 +248,7 @@ def test_a_champion_is_measured_by_the_judge_of_the_candidate(shapes, name, quic
     gan = Gan(size=16, views=2, width=4, z=6, batch=8)
     classifier = replace(ConvNet.tiny(), size=16, views=2, widths=(4, 4, 4, 4, 4), hidden=8)
     tables = [preprocess(Folder(root=str(shapes), fold=fold), [gan.representation()], on="here") for fold in (0, 1)]
-    champion, candidate = untrained(gan, tables[1], seed=1), untrained(gan, tables[0], seed=2)
+    champion, candidate = untrained(gan, tables[1], seed=1, knows=()), untrained(gan, tables[0], seed=2)
     judges = [untrained(classifier, tables[0], seed=seed) for seed in (3, 4)]
     register(evaluate(champion, tables[1], extractor=judges[1], on="here"), name=name)
 
@@ -244,7 +256,7 @@ def test_a_champion_is_measured_by_the_judge_of_the_candidate(shapes, name, quic
 
     said = evidence(name, model.version)["champion"]
     expected = evaluate(champion, tables[0], extractor=judges[0], on="here").test
-    assert said["how"] == "measured now, in its own representation"
+    assert said["how"].endswith(OWN)
     assert said["scores"]["kid_convnet"] == pytest.approx(expected["kid_convnet"])
 
 
@@ -260,7 +272,8 @@ def refused(scores: Scores, name: str) -> str:
 @pytest.fixture
 def champion(other_fold: Table, name: str, quick: Path) -> Path:
     """The folder of a champion that was tested on other assets."""
-    model = register(evaluate(untrained(small_voxnet(), other_fold), other_fold, on="here"), name=name)
+    unknowing = untrained(small_voxnet(), other_fold, knows=())
+    model = register(evaluate(unknowing, other_fold, on="here"), name=name)
     return quick / model.key
 
 
@@ -309,6 +322,70 @@ def test_a_source_that_is_nowhere_on_this_machine_is_said(scores, name, champion
     elsewhere = replace(scores, source=Folder(root=str(tmp_path / "elsewhere")))
 
     assert "does not exist" in refused(elsewhere, name)
+
+
+# On what neither has seen
+
+
+def test_where_the_champion_has_seen_some_test_assets_both_are_measured_on_the_others(table, scores, name, quick):
+    """Its score on what it has learned is no measure, and the candidate's is then of another list."""
+    names = [one for one, _ in json.loads(scores.tested.read())]
+    contents, known = contents_of(table.assets), {names[0], names[3]}
+    champion = untrained(small_voxnet(), table, knows=[contents[one] for one in known])
+    register(scored(evaluate(champion, table, on="here"), 1.0), name=name, force=True)
+    model = register(scored(scores, 0.0), name=name)
+    said = evidence(name, model.version)["champion"]
+
+    def own(checkpoint: Checkpoint) -> float:
+        rows = table.open(checkpoint.representation, "test", checkpoint.family.labels)
+        left = rows.picked([place for place, one in enumerate(rows.ids) if one not in known])
+        return checkpoint.family.score(measured(checkpoint.family, checkpoint.network(), left))["accuracy"]
+
+    assert said["how"] == f"measured now, on the 4 of 6 test assets that neither has seen, {OWN}"
+    assert (said["unseen"], said["scores"]["accuracy"], said["candidate"]) == (4, own(champion), own(scores.checkpoint))
+    assert model.verdict == ("PROMOTE" if said["candidate"] >= said["scores"]["accuracy"] else "HOLD")
+
+
+def test_a_candidate_of_another_fold_is_held_for_its_champion_has_learned_its_test_assets(
+    table, other_fold, scores, name, quick
+):
+    register(scored(evaluate(untrained(small_voxnet(), other_fold), other_fold, on="here"), 0.1), name=name)
+
+    assert refused(scores, name) == "of the 6 test assets neither has seen 0, and at least 3 are asked"
+
+
+def test_what_is_as_good_as_the_champion_is_not_held_back_when_the_folder_grows(shapes, name, quick):
+    """Four more shapes in each class: of the new test assets the champion has learned 3. It is the same network."""
+    for each in (8, 12):
+        source = Folder(root=str(write_shapes(shapes, each=each)), fold=2)
+        table = preprocess(source, [small_pointnet().representation()], on="here")
+        model = register(evaluate(untrained(small_pointnet(), table), table, on="here"), name=name)
+    said = evidence(name, model.version)["champion"]
+
+    assert said["how"] == f"measured now, on the 6 of 9 test assets that neither has seen, {OWN}"
+    assert (said["candidate"], said["difference"]) == (said["scores"]["accuracy"], 0)
+    assert (model.version, model.verdict) == ("2", "PROMOTE")
+
+
+def test_a_candidate_that_has_seen_its_own_test_assets_is_held(table, other_fold, name, quick):
+    """Trained on one fold, evaluated on another."""
+    model = register(evaluate(untrained(small_pointnet(), table), other_fold, on="here"), name=name)
+
+    assert model.verdict == "HOLD"
+    assert model.reasons[0].startswith("it was trained or chosen on 6 of its 6 test assets, flat/")
+
+
+def test_a_champion_that_did_not_write_down_what_it_has_seen_is_not_compared(table, scores, name, champion):
+    (champion / "seen.json").unlink()
+
+    assert refused(scores, name) == "what it was trained and chosen on was not written down when it was registered"
+
+
+def test_two_that_wrote_nothing_down_are_not_compared_as_they_stand(scores, name, quick):
+    unknown = replace(scores, checkpoint=replace(scores.checkpoint, seen=None))
+    register(scored(unknown, 0.1), name=name)
+
+    assert "not written down" in refused(unknown, name)
 
 
 def test_a_server_that_goes_down_before_the_champion_is_fetched_is_waited_for(scores, name, champion, monkeypatch):

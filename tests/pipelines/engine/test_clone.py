@@ -8,21 +8,17 @@ from pathlib import Path
 import pytest
 
 from components.errors import UsageError
-from pipelines.engine import certificate, clone, executors, records, scaffold
+from pipelines.engine import certificate, records, scaffold
 from pipelines.engine.store import Store
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy without the repository around it."""
-    for module in (certificate, clone, executors, scaffold):
+    for module in (certificate, records, scaffold):
         monkeypatch.setattr(module, "ROOT", tmp_path / "copy")
     (tmp_path / "copy" / "components" / "families").mkdir(parents=True)
     return tmp_path / "copy"
-
-
-def test_this_is_a_clone():
-    assert clone.is_clone()
 
 
 def test_a_new_family_is_written_into_a_clone_alone(installed):
@@ -37,26 +33,8 @@ def test_a_family_is_certified_in_a_clone_alone_which_is_said_before_anything_ru
     assert not own_store.exists()
 
 
-def test_kernels_are_compiled_into_the_clone(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "ROOT", tmp_path)
-
-    assert executors._compiled() == tmp_path / ".rayfield" / "numba"
-
-
-def test_beside_an_installed_copy_nothing_is_written(installed):
-    assert executors._compiled() == executors.scratch_root() / "numba"
-
-
-def test_nor_into_a_clone_that_is_another_users(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "ROOT", tmp_path)
-    monkeypatch.setattr(executors.os, "access", lambda path, mode: False)
-
-    assert executors._compiled() == executors.scratch_root() / "numba"
-
-
-def test_a_run_is_not_of_the_commit_of_a_repository_around_an_installed_copy(installed, monkeypatch):
+def test_a_run_is_not_of_the_commit_of_a_repository_around_an_installed_copy(installed):
     """A user's own environment often lies in a folder that git knows."""
-    monkeypatch.setattr(records, "ROOT", installed)
     git = ["git", "-C", str(installed.parent), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)

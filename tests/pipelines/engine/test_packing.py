@@ -97,8 +97,18 @@ def test_a_submodule_is_sent_without_what_it_ignores(tmp_path, project):
     (project / "deep" / "lib" / "new.py").write_text("")
     (project / "deep" / "lib" / "a.tmp").write_text("")
 
-    own = ["deep/lib/.gitignore", "deep/lib/lib.py", "deep/lib/new.py"]
+    git(project, "add", "-A")
+
+    own = ["deep/lib/.gitignore", "deep/lib/lib.py"]
     assert names(project) == sorted([*KEPT, ".gitmodules", *own])
+
+
+def test_what_git_does_not_track_stays_at_home_where_it_tracks_anything(project):
+    git(project, "init")
+    git(project, "add", "-A")
+    (project / "notes.txt").write_text("of mine alone")
+
+    assert names(project) == KEPT
 
 
 @pytest.mark.parametrize("repository", [True, False], ids=["with git", "without"])

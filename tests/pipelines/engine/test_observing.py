@@ -1,0 +1,89 @@
+"""
+What a step reads that no key holds is named in its manifest, and a strict step fails on it.
+"""
+
+import os
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from pipelines.engine.executors import Here
+from pipelines.engine.plans import Request, drawn
+from pipelines.engine.runner import Outcome, Runner
+from pipelines.engine.snapshot import take
+from pipelines.engine.store import Store
+
+MINE = """
+import os
+from pathlib import Path
+
+from components.step import step
+from pipelines.engine.pipeline import pipeline
+
+
+@step{strict}
+def reads(value: int) -> int:
+    {what}
+    return value
+
+
+@pipeline
+def mine(value: int = 1):
+    reads(value)
+"""
+
+
+def run(folder: Path, store: Store, what: str, strict: str = "") -> tuple[Outcome, str, dict]:
+    """How a run of one step ended, its key, and its manifest."""
+    (folder / "mine.py").write_text(MINE.format(what=what, strict=strict))
+    request = Request(folder / "mine.py", {}, {}, {})
+    (node,) = drawn(request, store)
+    with patch.dict(os.environ, RAYFIELD_CODE=str(take(request, [node], store))):
+        outcome = Runner(store, "run", [node], Here)()
+    return outcome, node["key"], store.manifest(node["key"]) or {}
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file outside the folders that steps may use."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/nowhere")
+    (tmp_path / "words").write_text("one two")
+    return tmp_path / "words"
+
+
+def test_a_file_that_is_opened_by_a_path_is_named(tmp_path, own_store, words):
+    _, _, manifest = run(tmp_path, Store(str(own_store)), f"Path({str(words)!r}).read_text()")
+
+    assert manifest["also"] == [str(words)]
+
+
+def test_a_variable_that_is_read_is_named_and_one_that_says_where_things_are_is_not(tmp_path, own_store, monkeypatch):
+    monkeypatch.setenv("WORDS", "three")
+    what = 'os.environ["WORDS"], os.environ.get("RAYFIELD_STORE")'
+    _, _, manifest = run(tmp_path, Store(str(own_store)), what)
+
+    assert manifest["also"] == ["the variable WORDS"]
+
+
+def test_a_module_that_is_imported_by_a_made_up_name_is_named(tmp_path, own_store, monkeypatch):
+    (tmp_path / "late_one.py").write_text("LATE = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    what = 'import builtins; getattr(builtins, "__imp" + "ort__")("late_" + "one")'
+    _, _, manifest = run(tmp_path, Store(str(own_store)), what)
+
+    assert manifest["also"] == ["the module late_one"]
+
+
+def test_a_step_that_reads_nothing_besides_has_nothing_named(tmp_path, own_store):
+    _, _, manifest = run(tmp_path, Store(str(own_store)), 'open("/dev/null").close()')
+
+    assert manifest["also"] == []
+
+
+def test_a_strict_step_fails_on_what_no_key_holds(tmp_path, own_store, words):
+    what = f"Path({str(words)!r}).read_text()"
+    outcome, key, manifest = run(tmp_path, Store(str(own_store)), what, "(strict=True)")
+
+    assert manifest == {} and not outcome.ok
+    assert f"but reads read {words}. Pass it as a parameter" in outcome.errors[key]["error"]
