@@ -57,7 +57,7 @@ def _is_near(host: str) -> bool:
 @pytest.fixture(scope="session")
 def ray_session(tracking: str) -> Iterator[None]:
     """A small Ray on this machine, set as the engine sets its own."""
-    from pipelines.engine.executors import SETTINGS
+    from pipelines.engine.executors import SETTINGS, quoted_python
 
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -70,7 +70,7 @@ def ray_session(tracking: str) -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        runtime_env={"env_vars": environment},
+        runtime_env={"env_vars": environment, **quoted_python()},
     )
     yield
     ray.shutdown()

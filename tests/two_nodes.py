@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 CPUS = {"head": 1, "other": 3}  # a group of two workers fits the other node alone
@@ -34,6 +35,13 @@ def processes(node: Any) -> list[int]:
 
     raylet = node.all_processes["raylet"][0].process.pid
     return [raylet, *(child.pid for child in psutil.Process(raylet).children(recursive=True))]
+
+
+def python() -> str:
+    """This Python by a path without a space: Ray hands the path to a shell without quotes."""
+    link = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp")) / "venv"
+    link.symlink_to(sys.prefix)
+    return str(link / "bin" / "python")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Where steps run: each under a supervising Ray task, or in this process.
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -161,7 +162,7 @@ def _join() -> None:
         ray.init(
             log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
             logging_level="ERROR",
-            runtime_env={"env_vars": _variables(), **_sent(own)},
+            runtime_env={"env_vars": _variables(), **_sent(own), **(quoted_python() if own else {})},
             configure_logging=False,
             **own,
         )
@@ -216,6 +217,16 @@ def _variables() -> dict[str, str]:
     found["PYTHONPATH"] = os.pathsep.join(filter(None, [code, *_own(), os.environ.get("PYTHONPATH", "")]))
     found.setdefault("NUMBA_CACHE_DIR", str(scratch_root() / "numba"))
     return found
+
+
+def quoted_python() -> dict[str, str]:
+    """
+    This Python for the workers of a Ray that is started here, where a shell would take its path for several words.
+
+    Ray hands the path to bash without quotes: no worker starts from an environment in a folder with a space.
+    """
+    quoted = shlex.quote(sys.executable)
+    return {} if quoted == sys.executable else {"py_executable": quoted}
 
 
 def _sent(own: Mapping[str, Any]) -> dict[str, str]:

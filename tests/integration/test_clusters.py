@@ -27,6 +27,7 @@ from pipelines.engine.context import events
 from pipelines.engine.store import Store
 from tests.meshes import small_voxnet, write_shapes
 from tests.patient import steady
+from tests.two_nodes import python
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdef" * 3
@@ -36,6 +37,7 @@ import time
 from components.step import step
 from pipelines.engine.pipeline import pipeline
 from tests.pipelines.engine.toys import broken, number, total
+from tests.two_nodes import python
 
 
 @pipeline
@@ -101,7 +103,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     words = tmp_path_factory.mktemp("cluster") / "stderr"
     environment = {**clean(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.two_nodes"],
+        [python(), "-m", "tests.two_nodes"],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.PIPE,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import ray.exceptions
 
-from pipelines.engine.executors import Here, OnRay, _variables
+from pipelines.engine import executors
+from pipelines.engine.executors import Here, OnRay, _variables, quoted_python
 from pipelines.engine.store import Store
 from tests.pipelines.engine.test_runner import nodes_of
 from tests.pipelines.engine.toys import broken, number
@@ -114,3 +115,12 @@ def test_what_ray_shows_to_whoever_asks_holds_no_secret(monkeypatch):
 
     assert told["FSSPEC_GCS"] == '{"project": "shapes"}'
     assert {"FSSPEC_S3", "MLFLOW_TRACKING_URI"}.isdisjoint(told)
+
+
+def test_workers_get_a_python_whose_path_a_shell_takes_for_one_word(monkeypatch):
+    """Ray hands it to bash as it is: from an environment in a folder with a space no worker started."""
+    monkeypatch.setattr(executors.sys, "executable", "/home/me/my work/.venv/bin/python")
+    assert quoted_python() == {"py_executable": "'/home/me/my work/.venv/bin/python'"}
+
+    monkeypatch.setattr(executors.sys, "executable", "/home/me/work/.venv/bin/python")
+    assert quoted_python() == {}
