@@ -44,7 +44,7 @@ class Table:
     labels: tuple[str, ...]
     sets: tuple[Set, ...]
     quarantine: File
-    """Parquet: id, uri, reason, traceback"""
+    """Parquet: id, uri, reason, by (the representations that refused it; empty where none could be tried), traceback"""
     counts: Mapping[str, int]
     """assets in each split, and in quarantine"""
     source: Source | None = field(default=None, metadata=ASIDE)
