@@ -133,7 +133,6 @@ def on_workers(
     workers: Workers,
     gpus: float,
     scratch: str,
-    datasets: Mapping[str, Any] | None = None,
 ) -> Any:
     """
     What `function` returns on the first worker of a Ray Train group; `workers=0` calls it in this process.
@@ -149,7 +148,6 @@ def on_workers(
     trainer = TorchTrainer(
         function,
         train_loop_config={**config, "store": files.root(), "gpus": gpus},
-        datasets=dict(datasets) if datasets else None,
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus > 0,
