@@ -55,29 +55,26 @@ class Mapped(Rows):
 def mapped(table: Table, representation: Representation, split: str, labels: Sequence[str] = ()) -> Rows:
     """One split, mapped; `labels` gives the order of the classes, the table's own by default."""
     one = table.set(representation)
-    assets = pq.read_table(table.assets.path()).to_pylist()
-    ids, places = _order(assets, one.shards, split)
+    assets = {asset["id"]: asset for asset in pq.read_table(table.assets.path()).to_pylist()}
+    ids, places = _order(assets, one.shards, split) if one.shards else ([], [])
     if not ids:
         return table.open(representation, split, labels)
     name = digest_of(repr([split, table.assets.digest, [shard.digest for shard in one.shards]]).encode())
     columns = _columns(scratch_root() / "rows" / name, one.adapted, one.shards, places)
-    by_id, place_of = {asset["id"]: asset["label"] for asset in assets}, _numbered(tuple(labels) or table.labels)
-    label = torch.tensor([place_of.get(by_id[one], -1) for one in ids], dtype=torch.int64)
-    return Mapped(columns, ids, label, tuple(labels) or table.labels, one.adapted)
-
-
-def _numbered(labels: Sequence[str]) -> dict[str, int]:
-    return {label: place for place, label in enumerate(labels)}
+    classes = tuple(labels) or table.labels
+    place_of = {label: place for place, label in enumerate(classes)}
+    label = torch.tensor([place_of.get(assets[asset]["label"], -1) for asset in ids], dtype=torch.int64)
+    return Mapped(columns, ids, label, classes, one.adapted)
 
 
 def _order(
-    assets: Sequence[Mapping[str, Any]], shards: Sequence[File], split: str
+    assets: Mapping[str, Mapping[str, Any]], shards: Sequence[File], split: str
 ) -> tuple[list[str], list[np.ndarray]]:
     """The ids of a split's rows, [N], and for each shard the rows [n, 2] to take of it: where they are, and go to."""
     whole = [pq.read_table(shard.path(), columns=["id", "split"]) for shard in shards]
     joined = pa.concat_tables(whole)
     ids = joined["id"].to_pylist()
-    wanted = np.array(picked_rows({a["id"]: a for a in assets}, ids, joined["split"].to_pylist(), split), np.int64)
+    wanted = np.array(picked_rows(assets, ids, joined["split"].to_pylist(), split), np.int64)
     ends = np.cumsum([len(one) for one in whole])
     shard_of = np.searchsorted(ends, wanted, side="right")
     starts = ends - [len(one) for one in whole]
@@ -94,8 +91,8 @@ def _columns(
     count = sum(map(len, places))
     with _alone(folder.parent):
         if not folder.exists():
-            for other in folder.parent.iterdir():
-                shutil.rmtree(other) if other.is_dir() else None  # what is mapped stays until its process ends
+            for other in filter(Path.is_dir, folder.parent.iterdir()):
+                shutil.rmtree(other)  # what is mapped stays until its process ends
             part = folder.with_suffix(".part")
             part.mkdir()
             _unpack(part, representation, shards, places)
