@@ -270,7 +270,9 @@ def named(data: bytes, kind: str, resolve: Resolve) -> dict[str, bytes | None]:
     found: dict[str, bytes | None] = {}
     if kind == "glb":
         return {name: resolve(name) for name in glb.names(data)}
-    for name, library in obj.libraries(obj.names(data), resolve).items() if kind == "obj" else ():
+    if kind != "obj" or b"mtllib" not in data:  # looking for its lines takes as long as decoding
+        return found
+    for name, library in obj.libraries(obj.names(data), resolve).items():
         found[name] = library
         for picture in obj.pictures(library or b""):
             found[picture] = resolve(picture)
