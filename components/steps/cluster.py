@@ -4,7 +4,9 @@ What the steps share of Ray: work spread over a cluster, a group of workers, and
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -76,7 +78,7 @@ def _on_ray(
         files.use(store)
         function, items, held, context = ray.get(shared)
         with context.working("data"):
-            results = [cloudpickle.dumps(function(items[place], *held)) for place in batch["place"]]
+            results = [_outcome(function, items[place], held) for place in batch["place"]]
         return {"place": batch["place"], "result": np.array(results, dtype=object)}
 
     places = ray.data.from_items([{"place": place} for place in range(len(items))], override_num_blocks=blocks)
@@ -84,7 +86,34 @@ def _on_ray(
     # one item a batch: progress comes as items end, and a killed job keeps those that did
     for batch in places.map_batches(work, batch_size=1).iter_batches(batch_size=None):
         for place, result in zip(batch["place"], batch["result"], strict=True):
-            yield items[int(place)], cloudpickle.loads(result)
+            made, error, trace = cloudpickle.loads(result)
+            if error is not None:
+                error.__context__ = _There(trace)
+                raise error
+            yield items[int(place)], made
+
+
+class _There(Exception):
+    """The traceback of an error in the process that met it."""
+
+
+def _outcome(function: Callable[..., Any], item: Any, held: tuple[Any, ...]) -> bytes:
+    """
+    What a function made, or the error that it met and its traceback, pickled.
+
+    Ray Data hands on a text of an error; whether it is tried again depends on its class.
+    """
+    from ray import cloudpickle
+
+    try:
+        return cloudpickle.dumps((function(item, *held), None, ""))
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        with suppress(Exception):  # one that cannot be made again from its parts is Ray's to tell
+            outcome = cloudpickle.dumps((None, error, trace))
+            cloudpickle.loads(outcome)
+            return outcome
+        raise
 
 
 def quiet() -> None:
@@ -104,7 +133,6 @@ def on_workers(
     workers: Workers,
     gpus: float,
     scratch: str,
-    datasets: Mapping[str, Any] | None = None,
 ) -> Any:
     """
     What `function` returns on the first worker of a Ray Train group; `workers=0` calls it in this process.
@@ -120,7 +148,6 @@ def on_workers(
     trainer = TorchTrainer(
         function,
         train_loop_config={**config, "store": files.root(), "gpus": gpus},
-        datasets=dict(datasets) if datasets else None,
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus > 0,

@@ -39,7 +39,7 @@ PARTS = 10  # of the validation split, from which its standard error is read
 LINES = 200  # updates that are logged
 
 
-@step(aside=("workers", "gpus"), spreads=True, strict=True)
+@step(aside=("feed", "workers", "gpus"), spreads=True, strict=True)
 def train(
     family: Family,
     table: Table | Streamed,
@@ -55,15 +55,16 @@ def train(
 
     `start` begins from another checkpoint's weights. `workers` and `gpus` (of each worker) are Ray Train's;
     `workers=0` trains in this process, `workers=(1, 4)` on as many as there is room for. `feed` is "indexed", from
-    memory, or "stream", through Ray Data; "auto" streams what would take more than a quarter of the memory. A source is
-    followed as its shards are made, and from the second pass on fed like a table.
+    memory, or "stream", from the disk of each machine; "auto" streams what would take more than a quarter of the
+    memory. They give the same rows in the same order. A source is followed as its shards are made, and from the second
+    pass on fed like a table.
     """
     gpus = gpus if gpus is not None else float(bool(context.resources.get("GPU", 0)))
     check_workers(workers, gpus, context.resources)
     data = _work(family, table, context) if isinstance(table, Streamed) else table
     streamed = feed == "stream" or (feed == "auto" and stream.too_large(data, family, context))
     if streamed:
-        stream.check(workers, family.representation())
+        stream.check(family.representation())
     context.note({"family": family, "workers": workers, "feed": "stream" if streamed else "indexed"})
     making = stream.making(data, workers, context) if isinstance(data, Work) else nullcontext("")
     with making as over:
@@ -74,7 +75,6 @@ def train(
             workers=workers,
             gpus=gpus,
             scratch=context.scratch,
-            datasets={"train": stream.dataset(data, family, context)} if streamed else None,
         )
     if not isinstance(made, Checkpoint):
         raise DataError("Ray Train ended without a checkpoint. `rayfield logs` has the workers' words.")

@@ -53,6 +53,8 @@ CODES = {
     **dict.fromkeys(("EHOSTUNREACH", "EHOSTDOWN", "ENETUNREACH", "ENETDOWN", "ENETRESET"), "transient"),
     # what s3fs makes of SlowDown and of a server's 5xx, and what a network file system says
     **dict.fromkeys(("EBUSY", "EIO", "EAGAIN", "ESTALE"), "transient"),
+    # others that run here have too many files open
+    **dict.fromkeys(("EMFILE", "ENFILE"), "transient"),
     "ENOMEM": "memory",
 }
 """of an OSError, by the name of its number"""

@@ -232,8 +232,14 @@ def quarantined(store: Store, manifest: Mapping[str, Any] | None) -> list[tuple[
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(pa.BufferReader(data), columns=["id", "reason"]).to_pylist()
-    return sorted((redact(row["id"]), redact(" ".join(row["reason"].split()))) for row in rows)
+    rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    return sorted((redact(row["id"]), redact(" ".join(_reason(row).split()))) for row in rows)
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    """Why an asset is in quarantine; a table of before this was kept does not say who refused it."""
+    by = row.get("by")
+    return f"{row['reason']} (refused by {by})" if by else row["reason"]
 
 
 def history(store: Store, manifest: Mapping[str, Any] | None) -> dict[str, list[tuple[int, float]]]:

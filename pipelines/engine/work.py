@@ -18,9 +18,10 @@ from components.errors import DataError, RayfieldError
 from components.runtime.crash import point
 from components.runtime.plain import allow, class_of, decode, encode
 from components.runtime.secrets import redact
+from components.source import Source
 from components.step import Step
 from pipelines.engine.code import ROOT
-from pipelines.engine.context import Running
+from pipelines.engine.context import Running, name_of_source
 from pipelines.engine.errors import kind_of
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.keys import root_of
@@ -50,8 +51,13 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
             step = step_of(node["step"])
             context.roots = (root_of(step.function),)
             arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
+            given = list(sources(arguments, node["ingredients"]["parameters"]))
+            context.sources = {name_of_source(source): digest for source, digest in given}
             with observing(node, arguments) as seen:
                 result = step.run(arguments, context)
+            for source, _ in given:
+                if name_of_source(source) not in context.asked:  # the step's own way to read it
+                    context.listed(source)
             point("work: a result is made, what was said of it waits")
             _tell(seen.also, step, context)
         point("work: all is said, nothing committed")
@@ -136,6 +142,22 @@ def resolve(value: Any, store: Store) -> Any:
     return class_of(value["@"])(**inner) if "@" in value else inner
 
 
+def sources(value: Any, counted: Any) -> Iterator[tuple[Source, str]]:
+    """The sources in a step's arguments, each with the digest of its listing in what the key holds of them."""
+    if isinstance(value, Source):
+        yield value, counted["digest"]
+    elif isinstance(counted, Mapping) and counted.keys() != {
+        "key",
+        "output",
+    }:  # what another step made was checked there
+        for name, inner in counted.items():
+            held = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+            yield from sources(held, inner)
+    elif isinstance(counted, list):
+        for held, inner in zip(value, counted, strict=True):
+            yield from sources(held, inner)
+
+
 def made(store: Store, key: str, output: str = "") -> Any:
     """What a key made, or one of its named outputs."""
     found = store.manifest(key)
@@ -180,8 +202,8 @@ def describe(artifact: Any) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """An error in one line."""
-    text = redact(" ".join(str(error).split()))
+    """An error in one line, with what was noted of it on its way."""
+    text = redact(" ".join(" ".join([str(error), *getattr(error, "__notes__", ())]).split()))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"The disk is full: {error.filename or 'a file'} was not written. Make room; the same command continues."
     return text if isinstance(error, RayfieldError) else f"{type(error).__name__}: {text}"
