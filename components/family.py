@@ -54,6 +54,12 @@ class Goal:
             return one == one
         return one > other if self.direction == "max" else one < other
 
+    def rank(self, value: float) -> float:
+        """A key to sort scores by, the best first; NaN is the last."""
+        if value != value:
+            return float("inf")
+        return -value if self.direction == "max" else value
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -100,7 +106,7 @@ class Family:
     batch: Count = 32
     """rows of an update, over all workers together, at least 1"""
     steps: Count = 1000
-    """updates in all: the only unit of budgets, schedules and rungs"""
+    """updates in all: the only unit of budgets and schedules"""
     clip: NotNegative = 0.0
     """largest norm of a gradient; 0 leaves gradients as they are"""
     ema: Share = 0.0
@@ -264,8 +270,22 @@ class Family:
         """Whether a score taken after `step` updates is fair; not just after an opacity reset, say."""
         return True
 
+    def shortened(self, steps: int) -> Self:
+        """
+        The same training in fewer updates, its schedules shrunk along: what a search compares its trials by.
+
+        A training that is cut on its way would be judged before its learning rate has fallen. A family whose schedule
+        counts updates, not shares of them, shrinks that as well; `steps` may be more than was asked for.
+        """
+        return replace(self, steps=steps, ema=self.ema ** (self.steps / steps))
+
     def space(self) -> dict[str, Domain]:
-        """Field -> domain. No field that `representation()` reads: tuning one of those is a loop in a pipeline."""
+        """
+        Field -> domain.
+
+        No field that `representation()` reads: tuning one of those is a loop in a pipeline. None that changes what the
+        goal measures: scores of two values would not compare.
+        """
         return {"lr": loguniform(self.lr / 10, self.lr * 10)}
 
 
@@ -297,32 +317,39 @@ class Classifier(Family):
     def loss(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.logits(net, batch)
         loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.smoothing)
-        return loss, {"accuracy": (logits.argmax(1) == batch["label"]).float().mean().detach()}
+        return loss, {"accuracy": (largest(logits) == batch["label"]).float().mean().detach()}
 
     def metrics(self, net: nn.Module, batch: Batch) -> dict[str, Any]:
         logits, truth = self.logits(net, batch), batch["label"]
         confusion = torch.zeros(self.classes, self.classes, dtype=torch.float64, device=logits.device)
-        confusion.index_put_((truth, logits.argmax(1)), torch.ones_like(truth, dtype=torch.float64), accumulate=True)
+        answer = largest(logits)
+        counted = torch.where(answer < 0, torch.nan, torch.ones_like(truth, dtype=torch.float64))
+        confusion.index_put_((truth, torch.where(answer < 0, truth, answer)), counted, accumulate=True)
         loss = F.cross_entropy(logits.double(), truth, reduction="sum")
         return {"confusion": confusion.cpu().numpy(), "loss": float(loss), "count": len(truth)}
 
     def score(self, totals: Mapping[str, Any]) -> dict[str, float]:
-        """Accuracy, its mean over the classes that occur, and the mean cross-entropy."""
+        """Accuracy, its mean over the classes that occur, and the mean cross-entropy; NaN where a logit is."""
         confusion, count = np.asarray(totals["confusion"]), totals["count"]
         support = confusion.sum(1)
-        recall = np.diag(confusion)[support > 0] / support[support > 0]
+        recall = np.diag(confusion)[support != 0] / support[support != 0]
         accuracy = float(np.trace(confusion) / count)
         return {"accuracy": accuracy, "balanced_accuracy": float(recall.mean()), "loss": totals["loss"] / count}
 
     def predict(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """`probabilities` [B, K] in the order of `labels`, and `label` [B], the place of the largest."""
+        """`probabilities` [B, K] in the order of `labels`, and `label` [B], the place of the largest; -1 of NaN."""
         probabilities = self.logits(net, batch).softmax(1)
-        return {"probabilities": probabilities, "label": probabilities.argmax(1)}
+        return {"probabilities": probabilities, "label": largest(probabilities)}
 
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
         from components.plotting.figures import confusion_matrix
 
         return {"confusion": confusion_matrix(self.metrics(net, batch)["confusion"], self.labels)}
+
+
+def largest(values: Tensor) -> Tensor:
+    """The place of the largest of each row [B, K], [B]; -1 where a value is NaN, which `argmax` takes for the most."""
+    return torch.where(values.isnan().any(1), -1, values.argmax(1))
 
 
 # Finding one by its name

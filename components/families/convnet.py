@@ -159,21 +159,22 @@ class ConvNet(Classifier):
         answers, truth = np.concatenate(totals["answers"]), np.concatenate(totals["truth"])
         confusion = self.confusion(totals)
         support = confusion.sum(1)
-        recall = np.diag(confusion)[support > 0] / support[support > 0]
+        recall = np.diag(confusion)[support != 0] / support[support != 0]
         return {
             "accuracy": float(np.trace(confusion) / support.sum()),
             "balanced_accuracy": float(recall.mean()),
             "loss": float(-answers[np.arange(len(truth)), truth].mean()),
-            "view_accuracy": float((answers.argmax(1) == truth).mean()),
+            "view_accuracy": float(np.where(np.isnan(answers).any(1), np.nan, answers.argmax(1) == truth).mean()),
         }
 
     def confusion(self, totals: Mapping[str, Any]) -> np.ndarray:
-        """How many shapes of each class got each answer, [K, K]."""
+        """How many shapes of each class got each answer, [K, K]; NaN where an answer is."""
         _, first, own = np.unique(np.concatenate(totals["shape"]), return_index=True, return_inverse=True)
         answers = np.zeros((len(first), self.classes))
         np.add.at(answers, own, np.concatenate(totals["answers"]))
         counts = np.zeros((self.classes, self.classes))
-        np.add.at(counts, (np.concatenate(totals["truth"])[first], answers.argmax(1)), 1)
+        counted = np.where(np.isnan(answers).any(1), np.nan, 1)
+        np.add.at(counts, (np.concatenate(totals["truth"])[first], answers.argmax(1)), counted)
         return counts
 
     def space(self) -> dict[str, space.Domain]:
