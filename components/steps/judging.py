@@ -13,7 +13,7 @@ that are each within one error of the last would lead downhill.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import hypot, isfinite
+from math import hypot, isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def goal_of(scores: Scores) -> str:
 
 def judge(scores: Scores, gate: Gate, champion: Champion | None, *, force: bool, context: Context) -> dict[str, Any]:
     """The verdict, its reasons, and both sides' numbers, as JSON would hold them."""
-    missed = gate.failures(scores.test)
+    missed = gate.failures(scores.test) + unscored(scores)
     theirs, doubts = _compared(scores, champion, context) if champion else (None, [])
     verdict = "PROMOTE" if force or not (missed or doubts) else "REJECT" if missed else "HOLD"
     return {
@@ -79,6 +79,11 @@ def judge(scores: Scores, gate: Gate, champion: Champion | None, *, force: bool,
         "candidate": {"family": scores.name, "scores": numbers(scores.test), "error": numbers(scores.error)},
         "champion": theirs,
     }
+
+
+def unscored(scores: Scores) -> list[str]:
+    """Why a model without a score is no champion, thresholds or not."""
+    return [f"{scores.goal} is not a number on the test assets"] if isnan(scores.value("test")) else []
 
 
 def numbers(values: Mapping[str, float]) -> dict[str, float | None]:
