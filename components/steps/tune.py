@@ -37,7 +37,7 @@ FEW = 200  # assets in val, or rows of a single asset, below which finalists are
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrialScore:
     """What one trial scored in one training."""
 
     steps: int
@@ -48,7 +48,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrialRun:
     """One trial, trained on some rows and scored on others."""
 
     family: Family
@@ -60,7 +60,7 @@ class Training:
     key: str
     """under which the result is remembered"""
 
-    def run(self, table: Table, context: Context) -> Trained:
+    def run(self, table: Table, context: Context) -> TrialScore:
         """Trains from the start to the end, and scores."""
         family = self.family.shortened(self.steps)
         rows, held = split_of(table, family, self.fold)
@@ -74,14 +74,14 @@ class Training:
         parts = [evaluate(family, learner.best_net, held, index=np.array(group)) for group in groups_of(held)]
         scores = family.score(joined(parts))
         context.log({f"val_{n}": v for n, v in scores.items()}, family.steps, trial=self.name)
-        trained = Trained(family.steps, scores, left_out(family, parts).get(family.goal.name, ()))
+        trained = TrialScore(family.steps, scores, left_out(family, parts).get(family.goal.name, ()))
         context.remember(self.key, trained)
         point("tune: a training is remembered, its lines wait")
         context.flush()
         return trained
 
 
-Results = dict[int, list[Trained]]
+Results = dict[int, list[TrialScore]]
 """trial -> its trainings, in the order of the stages"""
 
 Failed = dict[int, RayfieldError]
@@ -222,6 +222,8 @@ def _compare(drawn: Sequence[Family], plan: Sequence[Stage], table: Table, conte
             results[trial] += trained
         alive = finalists(drawn[0].goal, {trial: results[trial] for trial in found})
         context.log({"best_so_far": mean(drawn[0].goal, results[alive[0]])}, number)
+        if len(alive) == 1:
+            break
     return results, failed
 
 
@@ -235,24 +237,24 @@ def finalists(goal: Goal, results: Results) -> list[int]:
     return [trial for trial in order if trial in (0, *others)]
 
 
-def longest(trained: Sequence[Trained]) -> list[Trained]:
+def longest(trained: Sequence[TrialScore]) -> list[TrialScore]:
     """The trainings that a trial is compared by: of those of unlike lengths the longest."""
     steps = max((one.steps for one in trained), default=0)
     return [one for one in trained if one.steps == steps]
 
 
-def mean(goal: Goal, trained: Sequence[Trained]) -> float:
+def mean(goal: Goal, trained: Sequence[TrialScore]) -> float:
     """The goal's mean over the folds of what a trial is compared by."""
     return float(np.mean([one.scores[goal.name] for one in longest(trained)]))
 
 
-def error(trained: Sequence[Trained]) -> float:
+def error_of(trained: Sequence[TrialScore]) -> float:
     """The standard error of that mean, from the samples that the folds are."""
     own = longest(trained)
     return hypot(*(jackknife(one.left_out) for one in own)) / len(own)
 
 
-def error_between(one: Sequence[Trained], other: Sequence[Trained]) -> float:
+def error_between(one: Sequence[TrialScore], other: Sequence[TrialScore]) -> float:
     """The standard error of the difference of two such means, over the same rows."""
     pairs = list(zip(longest(one), longest(other), strict=True))
     return hypot(*(paired_error(a.left_out, b.left_out) for a, b in pairs)) / len(pairs)
@@ -269,7 +271,7 @@ def _run(
 ) -> tuple[Results, Failed]:
     """The trainings of a stage: those that are not in the store yet on Ray Tune."""
     wanted = {
-        (trial, fold): Training(
+        (trial, fold): TrialRun(
             family=family,
             steps=stage.steps,
             fold=fold,
@@ -299,35 +301,46 @@ def said(failed: Failed, trials: int) -> str:
 
 
 def verdict(drawn: Sequence[Family], results: Results) -> str:
-    """Which trial won, in words: its score, and that of the family as it was, or of the best that it won over."""
-    preset, goal = drawn[0], drawn[0].goal
+    """Which trial won, in words: its score and values, and the score of the preset, or of the best that it won over."""
+    goal = drawn[0].goal
     best, *others = choose(goal, results)
-    said = f"trial {best}" if best else "the preset"
-    words = f"{said} won, of {len(drawn)} trials: {_scored(goal, results[best])}"
-    rival = 0 if best and 0 in others else next(iter(others), None)
-    if rival is not None:
-        name = f"trial {rival}" if rival else "the preset"
-        apart = mean(goal, results[best]) - mean(goal, results[rival])
-        by = error_between(results[best], results[rival])
-        words += f"; {name} {_scored(goal, results[rival])}, the difference {apart:+.3f} ± {by:.3f}"
     number = len(longest(results[best]))
-    words += f", each on {number} folds of train and val" if number > 1 else ", each in one training"
-    new = {name: getattr(drawn[best], name) for name in preset.space()} if best else {}
-    told = [f"{n} {_short(v)} for {_short(getattr(preset, n))}" for n, v in new.items() if v != getattr(preset, n)]
-    unlike = [trial for trial, trained in results.items() if trained and isnan(mean(goal, trained))]
-    lost = f"; {len(unlike)} of them scored NaN" if unlike else ""
-    return words + (f": {', '.join(told)}" if told else "") + lost
+    unlike = sum(isnan(mean(goal, trained)) for trained in results.values() if trained)
+    said = [
+        f"{_named(best)} won, of {len(drawn)} trials: {_scored(goal, results[best])}",
+        *(_against(goal, results, best, rival) for rival in ([0] if 0 in others else others[:1])),
+        f"each on {number} folds of train and val" if number > 1 else "each in one training",
+        *([_unlike(drawn[best], drawn[0])] if best else []),
+        *([f"{unlike} of them scored NaN"] if unlike else []),
+    ]
+    return "; ".join(said)
 
 
-def _scored(goal: Goal, trained: Sequence[Trained]) -> str:
-    return f"{goal.name} {mean(goal, trained):.3f} ± {error(trained):.3f}"
+def _named(trial: int) -> str:
+    return f"trial {trial}" if trial else "the preset"
+
+
+def _against(goal: Goal, results: Results, best: int, rival: int) -> str:
+    apart = mean(goal, results[best]) - mean(goal, results[rival])
+    error = error_between(results[best], results[rival])
+    return f"{_named(rival)} {_scored(goal, results[rival])}, the difference {apart:+.3f} ± {error:.3f}"
+
+
+def _unlike(best: Family, preset: Family) -> str:
+    """The values that were chosen, beside the preset's."""
+    pairs = {name: (getattr(best, name), getattr(preset, name)) for name in preset.space()}
+    return ", ".join(f"{name} {_short(new)} for {_short(old)}" for name, (new, old) in pairs.items() if new != old)
+
+
+def _scored(goal: Goal, trained: Sequence[TrialScore]) -> str:
+    return f"{goal.name} {mean(goal, trained):.3f} ± {error_of(trained):.3f}"
 
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _on_tune(wanted: Mapping[Any, Training], name: str, table: Table, context: Context) -> dict[Any, BaseException]:
+def _on_tune(wanted: Mapping[Any, TrialRun], name: str, table: Table, context: Context) -> dict[Any, BaseException]:
     """Runs them; what comes back is why some of them did not end."""
     from ray import tune as ray_tune
 

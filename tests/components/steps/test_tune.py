@@ -19,7 +19,7 @@ from components.steps import tune as module
 from components.steps.optuna_search import ranked
 from components.steps.tune import (
     Stage,
-    Trained,
+    TrialScore,
     changed,
     choose,
     finalists,
@@ -157,8 +157,8 @@ def test_a_small_val_is_compared_on_folds_and_a_large_one_in_full(table, monkeyp
 LOSS = Goal("loss", "min")
 
 
-def scored(*losses: float, steps: int = 4) -> list[Trained]:
-    return [Trained(steps, {"loss": loss}, (loss - 0.1, loss, loss + 0.1)) for loss in losses]
+def scored(*losses: float, steps: int = 4) -> list[TrialScore]:
+    return [TrialScore(steps, {"loss": loss}, (loss - 0.1, loss, loss + 0.1)) for loss in losses]
 
 
 def test_the_best_of_those_that_were_compared_to_the_end_is_chosen_with_the_rest_in_order():
@@ -201,8 +201,8 @@ def test_the_error_of_a_mean_over_folds_is_that_of_independent_samples():
     """Without each of three parts a loss is 0.1 less, the same, 0.1 more: its error is the root of 2/3 x 0.02."""
     single = np.sqrt(2 / 3 * 0.02)
 
-    assert module.error(scored(0.5)) == pytest.approx(single)
-    assert module.error(scored(0.5, 0.2, 0.4)) == pytest.approx(single / np.sqrt(3))
+    assert module.error_of(scored(0.5)) == pytest.approx(single)
+    assert module.error_of(scored(0.5, 0.2, 0.4)) == pytest.approx(single / np.sqrt(3))
     assert module.error_between(scored(0.5, 0.2, 0.4), scored(0.1, 0.1, 0.1)) == pytest.approx(0)
 
 
@@ -211,8 +211,8 @@ def test_what_won_is_said_with_its_values_and_what_it_won_over():
     results = {0: scored(0.5, 0.5, 0.5), 1: scored(0.7), 2: scored(0.4, 0.4, 0.4)}
 
     assert verdict(drawn, results) == (
-        "trial 2 won, of 3 trials: loss 0.400 ± 0.067; the preset loss 0.500 ± 0.067, the difference -0.100 ± 0.000, "
-        "each on 3 folds of train and val: width 7 for 4"
+        "trial 2 won, of 3 trials: loss 0.400 ± 0.067; the preset loss 0.500 ± 0.067, the difference -0.100 ± 0.000; "
+        "each on 3 folds of train and val; width 7 for 4"
     )
 
 
@@ -221,7 +221,7 @@ def test_where_the_preset_won_the_best_other_is_said_and_what_was_nan():
     results = {0: scored(0.3), 1: scored(0.7), 2: scored(float("nan"))}
 
     assert verdict(drawn, results) == (
-        "the preset won, of 3 trials: loss 0.300 ± 0.115; trial 1 loss 0.700 ± 0.115, the difference -0.400 ± 0.000, "
+        "the preset won, of 3 trials: loss 0.300 ± 0.115; trial 1 loss 0.700 ± 0.115, the difference -0.400 ± 0.000; "
         "each in one training; 1 of them scored NaN"
     )
 
@@ -275,6 +275,11 @@ def test_all_pass_the_first_fold_and_three_the_others(table, own_store, made):
     assert any(np.isclose(best.lr, lr) for lr in tried)
 
 
+def test_one_that_is_left_alone_is_compared_with_nothing(table, own_store, made):
+    assert search(table, running(own_store), 1) == small_pointnet(steps=4)
+    assert made == ["trial 00 fold 0"]
+
+
 def test_a_large_val_has_the_finalists_trained_in_full(table, own_store, monkeypatch):
     taken = []
 
@@ -326,7 +331,7 @@ def test_a_trial_is_a_whole_short_training(table, own_store, made):
     """Five updates of which each is a fifth of the schedule, not the first of twenty-five."""
     family = small_pointnet(steps=25, stage=100)
     family = family.adapt(table.open(family.representation(), "train"))
-    trained = module.Training(family, 5, 0, "alone", "alone").run(table, running(own_store))
+    trained = module.TrialRun(family, 5, 0, "alone", "alone").run(table, running(own_store))
     rows, held = split_of(table, family, 0)
     learner = Learner.begin(replace(family, steps=5, stage=20), rows)
     for _ in learner.run():
@@ -432,7 +437,7 @@ def test_ray_tune_finds_what_this_process_finds(table, own_store, ray_session, m
 
 
 def test_ray_tune_says_which_trial_failed_and_why(table, own_store, ray_session):
-    class Broken(module.Training):
+    class Broken(module.TrialRun):
         def run(self, table, context):
             raise DataError(f"{self.name} is broken")
 
@@ -440,7 +445,7 @@ def test_ray_tune_says_which_trial_failed_and_why(table, own_store, ray_session)
     family = family.adapt(table.open(family.representation(), "train"))
     wanted = {
         (trial, 0): kind(family, 1, 0, f"trial {trial:02d}", f"k{trial}")
-        for trial, kind in ((2, module.Training), (3, Broken))
+        for trial, kind in ((2, module.TrialRun), (3, Broken))
     }
     errors = module._on_tune(wanted, "stage", table, running(own_store))
 
