@@ -68,7 +68,7 @@ class Rival:
     """whether it is within one standard error of the best"""
 
     def describe(self) -> str:
-        """ "voxnet 0.714 (a tie: 0.000 ± 0.061, and more parameters)"."""
+        """ "voxnet 0.714 (a tie: +0.000 ± 0.061, with no fewer parameters)"."""
         if isnan(self.value):
             return f"{self.name} nan (no number, so it cannot win)"
         error = "" if isnan(self.error) else f" ± {self.error:.3f}"

@@ -15,7 +15,7 @@ from safetensors.torch import save as save_tensors
 from components.artifacts import Checkpoint, Rival, Scores
 from components.errors import DataError, UsageError
 from components.family import Classifier, Goal
-from components.metrics.paired import difference, surpasses
+from components.metrics.paired import difference, jackknife, surpasses
 from components.representations.descriptors import Descriptors
 from components.runtime.crash import point
 from components.runtime.files import File, digest_of, keep
@@ -24,7 +24,7 @@ from components.step import Context, step
 from components.steps.cluster import spread
 from components.table import Rows, Table
 from components.training import evaluate as measured
-from components.training import joined, left_out, standard_error
+from components.training import joined, left_out
 
 GROUPS = 20  # parts of a split that the jackknife leaves out in turn
 SHOWN = 512  # rows of which figures are drawn
@@ -52,6 +52,7 @@ def evaluate(
     for split in ("val", "test"):
         rows = _rows(table, checkpoint, split, labels)
         parts[split], groups[split] = parts_of(family, net, rows, on=on, context=context), digest_of_groups(rows)
+    without = {split: left_out(family, own) for split, own in parts.items()}
     point("evaluate: measured, nothing said")
     with torch.no_grad():
         pictures = family.figures(net, rows.batch(np.arange(min(SHOWN, len(rows)))))
@@ -63,7 +64,7 @@ def evaluate(
         direction=family.goal.direction,
         val=family.score(joined(parts["val"])),
         test=family.score(joined(parts["test"])),
-        error=standard_error(family, parts["test"]),
+        error={name: jackknife(values) for name, values in without["test"].items()},
         count=len(rows),
         checkpoint=checkpoint,
         assets=table.assets,
@@ -71,7 +72,7 @@ def evaluate(
         tested=keep("tested.json", tested(table, rows)),
         source=table.source,
         extractor=extractor,
-        left_out={split: left_out(family, own).get(family.goal.name, ()) for split, own in parts.items()},
+        left_out={split: own.get(family.goal.name, ()) for split, own in without.items()},
         parts=groups,
     )
     context.log({f"test_{n}": v for n, v in scores.test.items()} | {f"val_{n}": v for n, v in scores.val.items()}, 0)

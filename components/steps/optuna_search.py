@@ -66,15 +66,20 @@ def search(family: Family, table: Table, trials: int, context: Context) -> list[
         raise DataError(f"No trial of {family.name} was scored. The first: {reason}")
     if failed:
         context.note({"failed": f"{len(failed)} of {trials} trials failed: {next(iter(failed.values()))}"})
-    scored = ranked([(replace(family, **result.config), _numbers(result.metrics)) for result in ended], goal)
-    if isnan(scored[0][1][goal.name]):
-        raise DataError(f"A search needs a score, but {goal.name} of every trial is NaN. Lower lr, or set clip.")
-    return scored
+    return ranked([(replace(family, **result.config), _numbers(result.metrics)) for result in ended], goal)
 
 
 def ranked(scored: list[tuple[Family, dict[str, float]]], goal: Goal) -> list[tuple[Family, dict[str, float]]]:
     """The best first, of those that went furthest: a score on the way is no match for one at the end. NaN is last."""
-    return sorted(scored, key=lambda one: (isnan(one[1][goal.name]), -one[1]["steps"], goal.rank(one[1][goal.name])))
+
+    def place(one: tuple[Family, dict[str, float]]) -> tuple[bool, float, float]:
+        score = one[1][goal.name]
+        return isnan(score), -one[1]["steps"], goal.rank(score)
+
+    found = sorted(scored, key=place)
+    if isnan(found[0][1][goal.name]):
+        raise DataError(f"A search needs a score, but {goal.name} of every trial is NaN. Lower lr, or set clip.")
+    return found
 
 
 def own_errors(errors: Mapping[Any, BaseException]) -> dict[Any, RayfieldError]:

@@ -221,8 +221,8 @@ class Log:
         """What a reader of the checkpoint should know of the machine, and of the scores that it was chosen by."""
         said, goal = [], self.family.goal.name
         scores = [line[f"val_{goal}"] for line in self.lines if f"val_{goal}" in line]
-        if unlike := sum(score != score for score in scores):
-            said.append(f"{goal} on val was NaN at {unlike} of {len(scores)} validations")
+        if lost := sum(score != score for score in scores):
+            said.append(f"{goal} on val was NaN at {lost} of {len(scores)} validations")
         if self.pieces > 1:
             said.append(f"memory ran out, so each batch was cut into {self.pieces} pieces, with the same result")
         return said

@@ -462,3 +462,8 @@ def test_of_a_long_search_the_best_of_those_that_went_furthest_wins():
 
     assert [(scores["loss"], scores["steps"]) for _, scores in found[:3]] == [(0.3, 8), (0.5, 8), (0.1, 4)]
     assert all(np.isnan(scores["loss"]) for _, scores in found[3:])
+
+
+def test_a_long_search_whose_trials_all_score_nan_fails_with_the_reason():
+    with pytest.raises(DataError, match="A search needs a score, but loss of every trial is NaN"):
+        ranked([(Field(), {"loss": float("nan"), "steps": 8.0})] * 2, LOSS)
