@@ -87,16 +87,16 @@ def parts_of(family: Any, net: Any, rows: Rows, *, on: str, context: Context) ->
     return [totals for _, totals in sorted(found, key=lambda pair: pair[0])]
 
 
-def groups_of(rows: Rows) -> list[tuple[int, ...]]:
+def groups_of(rows: Rows, most: int = GROUPS) -> list[tuple[int, ...]]:
     """
-    The places of the rows in each part: of whole assets, for views of one shape are not independent.
+    The places of the rows in each of some parts: of whole assets, for views of one shape are not independent.
 
     The rows of a single asset, such as pictures of a scene, are parts by themselves.
     """
     names = list(dict.fromkeys(rows.ids))
     if len(names) < 2:
-        return [tuple(part.tolist()) for part in np.array_split(np.arange(len(rows)), min(GROUPS, len(rows)))]
-    cuts = np.array_split(np.arange(len(names)), min(GROUPS, len(names)))
+        return [tuple(part.tolist()) for part in np.array_split(np.arange(len(rows)), min(most, len(rows)))]
+    cuts = np.array_split(np.arange(len(names)), min(most, len(names)))
     part_of = {names[place]: part for part, places in enumerate(cuts) for place in places}
     groups: list[list[int]] = [[] for _ in cuts]
     for place, name in enumerate(rows.ids):

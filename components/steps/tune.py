@@ -32,6 +32,7 @@ from components.training import Learner, evaluate, joined, left_out
 
 FINALISTS = 3  # trials that are compared to the end, trial 0 among them
 SHORT = 5  # a first training has one in so many of the family's updates
+PARTS = 6  # of the rows that a training is scored on, for its error: a kernel distance is costly to take without each
 FOLDS = 3  # of train and val, where val is small
 FEW = 200  # assets in val, or rows of a single asset, below which finalists are compared on folds
 
@@ -71,7 +72,7 @@ class TrialRun:
             if learner.state.step % max(1, family.steps // 10) == 0:
                 context.log({n: float(v) for n, v in logged.items()}, learner.state.step, trial=self.name)
         point("tune: a trial is trained, not judged")
-        parts = [evaluate(family, learner.best_net, held, index=np.array(group)) for group in groups_of(held)]
+        parts = [evaluate(family, learner.best_net, held, index=np.array(group)) for group in groups_of(held, PARTS)]
         scores = family.score(joined(parts))
         context.log({f"val_{n}": v for n, v in scores.items()}, family.steps, trial=self.name)
         trained = TrialScore(family.steps, scores, left_out(family, parts).get(family.goal.name, ()))
