@@ -2,7 +2,7 @@
 The verdict over a candidate: thresholds, and not worse than the champion on the same frozen list of test assets.
 
     PROMOTE   it passes the gate, and its score is at least the champion's
-    HOLD      it passes the gate, and is worse than the champion or cannot be compared with it
+    HOLD      it passes the gate, and is worse than the champion or cannot be compared with it; or its score is NaN
     REJECT    it misses a threshold
 
 Where the champion was not measured on this list it is measured now: the assets are decoded from the source and pass
@@ -66,8 +66,8 @@ def goal_of(scores: Scores) -> str:
 
 def judge(scores: Scores, gate: Gate, champion: Champion | None, *, force: bool, context: Context) -> dict[str, Any]:
     """The verdict, its reasons, and both sides' numbers, as JSON would hold them."""
-    missed = gate.failures(scores.test) + unscored(scores)
-    theirs, doubts = _compared(scores, champion, context) if champion else (None, [])
+    missed = gate.failures(scores.test)
+    theirs, doubts = _compared(scores, champion, context) if champion else (None, unscored(scores))
     verdict = "PROMOTE" if force or not (missed or doubts) else "REJECT" if missed else "HOLD"
     return {
         "verdict": verdict,
@@ -82,7 +82,7 @@ def judge(scores: Scores, gate: Gate, champion: Champion | None, *, force: bool,
 
 
 def unscored(scores: Scores) -> list[str]:
-    """Why a model without a score is no champion, thresholds or not."""
+    """Why a model without a score is not the first champion, thresholds or not."""
     return [f"{scores.goal} is not a number on the test assets"] if isnan(scores.value("test")) else []
 
 
@@ -105,7 +105,7 @@ def _compared(scores: Scores, champion: Champion, context: Context) -> tuple[dic
     said |= {"how": how, "scores": numbers(test), "error": numbers(error)}
     said |= numbers({"difference": ours - theirs, "error_of_difference": hypot(*errors)})
     good = ours >= theirs if scores.direction == "max" else ours <= theirs
-    if good or theirs != theirs:
+    if ours == ours and (good or theirs != theirs):
         return said, []
     words = f"{goal} is {_text(ours, errors[0])}, the champion's is {_text(theirs, errors[1])} on the same test assets"
     return said, [words]
