@@ -111,9 +111,14 @@ class Tsne(Family):
 
     @torch.no_grad()
     def initialize(self, net: Any, rows: Rows, generator: torch.Generator) -> None:
-        x = distinct(rows)
+        x = finite(rows)
         if self.metric == "cosine":
             x = x / x.norm(dim=1, keepdim=True).clamp(min=TINY)
+        if (x == x[0]).all():
+            raise DataError(
+                f"A map needs points that differ, but all {len(x)} are the same. Take the features of a model that has "
+                "learned."
+            )
         net.remember(rows.id, rows.label, x)
         reduced = principal(x, self.components) if 0 < self.components < min(x.shape) else x
         net.attract(*(neighbour_joint if self.method == "barnes_hut" else exact_joint)(reduced, self.perplexity))
@@ -292,19 +297,14 @@ class DeltaBarDelta(torch.optim.Optimizer):
                 parameter.add_(velocity)
 
 
-def distinct(rows: Rows) -> Tensor:
-    """The data, [N, D], which must be numbers and not all the same: scikit-learn's tree ends the process on NaN."""
+def finite(rows: Rows) -> Tensor:
+    """The data, [N, D], which must be numbers: scikit-learn's tree ends the process on NaN."""
     x = rows["features"].double()
     bad = [name for name, good in zip(rows.ids, x.isfinite().all(1).tolist(), strict=True) if not good]
     if bad:
         raise DataError(
             f"Points must be finite numbers, but {len(bad)} of {len(x)} are not, {bad[0]} among them. "
             "Take the features of a model that has learned."
-        )
-    if (x == x[0]).all():
-        raise DataError(
-            f"A map needs points that differ, but all {len(x)} are the same. Take the features of a model that has "
-            "learned."
         )
     return x
 

@@ -329,6 +329,12 @@ def test_points_that_are_all_the_same_are_refused(method):
         Learner.begin(family, rows)
 
 
+def test_points_of_one_direction_are_the_same_by_their_cosine():
+    rows = made_of(torch.tensor([1.0, 2, 4]) * torch.tensor([[1.0], [2.0], [4.0]]).repeat(10, 1))
+    with pytest.raises(DataError, match="all 30 are the same"):
+        Learner.begin(Tsne(metric="cosine", perplexity=5).adapt(rows), rows)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_features_that_are_no_finite_numbers_are_refused_with_how_many(bad):
     x = cloud(40).float()
