@@ -493,7 +493,7 @@ REAL = {
     "a shard's size, through the table": ("components/steps/preprocess.py", "SHARD = 32", "SHARD = 64", EVERY),
     "the training step": ("components/steps/train.py", "PARTS = 10", "PARTS = 5", EVERY),
     "another step": ("components/steps/card.py", "def model_card", "def model_cards", set()),
-    "the search": ("components/steps/tune.py", "GROUP = 8", "GROUP = 4", set()),
+    "the search": ("components/steps/tune.py", "SHORT = 5", "SHORT = 4", set()),
     "a source that is not used": ("components/sources/folder.py", "VAL = 0.12", "VAL = 0.2", set()),
     "words alone": ("components/training.py", '"""', '"""Indeed. ', set()),
 }
