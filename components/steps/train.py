@@ -219,10 +219,14 @@ class Log:
             self.context.note({"pieces": pieces})
 
     def remarks(self) -> list[str]:
-        """What a reader of the checkpoint should know of the machine."""
-        if self.pieces == 1:
-            return []
-        return [f"memory ran out, so each batch was cut into {self.pieces} pieces, with the same result"]
+        """What a reader of the checkpoint should know of the machine, and of the scores that it was chosen by."""
+        said, goal = [], self.family.goal.name
+        scores = [line[f"val_{goal}"] for line in self.lines if f"val_{goal}" in line]
+        if lost := sum(score != score for score in scores):
+            said.append(f"{goal} on val was NaN at {lost} of {len(scores)} validations")
+        if self.pieces > 1:
+            said.append(f"memory ran out, so each batch was cut into {self.pieces} pieces, with the same result")
+        return said
 
     def _check(self, means: Mapping[str, float], step: int) -> None:
         bad = [name for name, value in means.items() if value != value]
@@ -242,6 +246,8 @@ class Log:
         self.context.log({f"val_{name}": value for name, value in score.items()}, step)
         self.lines.append({"step": step, **{f"val_{name}": value for name, value in score.items()}})
         value, error = score[goal.name], standard_error(family, parts).get(goal.name, 0.0)
+        if value != value:  # it could only be kept for want of another
+            return
         slack = 0.0 if error != error else error if goal.direction == "max" else -error
         if self.best is None or goal.better(value + slack, self.best_score) or value == self.best_score:
             self.best, self.chosen = weights_of(learner), step

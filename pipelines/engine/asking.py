@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:
     answered = answer(family, net, question)
     if "probabilities" not in answered:
         raise UsageError(f"{uri} is a {family.name}, which classifies nothing: load it with mlflow.pyfunc instead.")
-    shares = joined(answered["probabilities"])
+    shares = _shares(answered)
     order = np.argsort(-shares)
     answers = [(family.labels[place], float(shares[place])) for place in order]
     _draw(mesh, answers, picture)
@@ -181,9 +181,17 @@ def _answer(source: Source, asset: Asset, family: Any, representation: Any, net:
     said = answer(family, net, {name: np.stack([row[name] for row in made]) for name in representation.columns()})
     if "probabilities" not in said:
         return [{"row": place, **{name: column[place] for name, column in said.items()}} for place in range(len(made))]
-    shares = joined(said["probabilities"])
+    shares = _shares(said)
     best = int(shares.argmax())
     return [{"row": 0, "predicted": family.labels[best], "share": float(shares[best]), "probabilities": shares}]
+
+
+def _shares(answered: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The views' probabilities as one, [K]; NaN, which `argmax` takes for the most, is no answer."""
+    shares = joined(answered["probabilities"])
+    if np.isnan(shares).any():
+        raise DataError("An answer must be probabilities, but the model gives NaN. Train it with a lower lr.")
+    return shares
 
 
 def _as_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

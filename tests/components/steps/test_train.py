@@ -125,6 +125,20 @@ def test_the_latest_weights_within_one_standard_error_of_the_best_are_kept(monke
     assert log.best_score == 0.9
 
 
+def test_weights_whose_score_is_no_number_are_not_kept_and_it_is_said(monkeypatch):
+    """NaN that comes first was kept, and named the best, where no number followed."""
+    log = Log(Printing(), VoxNet(classes=2), 0)
+    monkeypatch.setattr(module, "weights_of", lambda step: str(step).encode())
+    lost = [{**answered(True), "confusion": np.full((2, 2), np.nan)}] * 10
+    log.validate(1, lost, 1)
+    assert (log.best, log.chosen) == (None, 0)
+    log.validate(2, [answered(True)] * 10, 2)
+    log.validate(3, lost, 3)
+
+    assert (log.best, log.chosen) == (b"2", 2)
+    assert log.remarks() == ["accuracy on val was NaN at 2 of 3 validations"]
+
+
 def test_the_best_weights_so_far_outlive_a_restart(table, tmp_path):
     family = small_voxnet().adapt(table.open(small_voxnet().representation(), "train"))
     learner = Learner.begin(family, table.open(family.representation(), "train"))

@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.errors import DataError
 from components.source import Asset, Source, Unreadable
 from pipelines.engine import asking
-from pipelines.engine.asking import _mesh, answers
+from pipelines.engine.asking import _mesh, _shares, answers
 
 ASSETS = [Asset("a", "/x/a", "chair", "train", "d"), Asset("b", "/x/b", "chair", "train", "d")]
 
@@ -78,3 +79,9 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     with pytest.raises(DataError, match="a.mtl cannot be read: Input/output error"):
         _mesh(tmp_path / "a.obj")
+
+
+def test_a_model_that_answers_nan_is_refused_and_has_not_said_the_first_class():
+    """`argmax` takes NaN for the most."""
+    with pytest.raises(DataError, match="An answer must be probabilities, but the model gives NaN"):
+        _shares({"probabilities": np.array([[0.5, 0.5], [np.nan, np.nan]])})
