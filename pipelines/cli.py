@@ -6,6 +6,7 @@ commands that need them.
 """
 
 import importlib
+import os
 import traceback
 from collections import defaultdict
 from collections.abc import Sequence
@@ -121,12 +122,14 @@ def store_at(address: str | None) -> Any:
     address = address or files.DEFAULT
     _check_store(address)
     files.use(address)
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        os.environ["MLFLOW_TRACKING_URI"] = files.tracking_uri()
     return Store.here()
 
 
 def _check_store(address: str) -> None:
     """A store that could never be one is told now; a folder that is not there yet is made when it is written."""
-    from components.runtime.places import is_remote
+    from components.runtime.places import check, is_remote
 
     if not is_remote(address):
         path = Path(address.removeprefix("file://"))
@@ -146,6 +149,7 @@ def _check_store(address: str) -> None:
         ) from None
     except ImportError as error:
         raise UsageError(f"--store {address} needs a package that is not here: {error}.") from None
+    check(address)
 
 
 def request_of(name: str, extra: list[str], sets: Sequence[str]) -> Any:

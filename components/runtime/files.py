@@ -10,9 +10,11 @@ noted there: the store then forgets what named it, and the next run makes it ane
 
 import hashlib
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from components.errors import DataError
 from components.runtime import places
@@ -110,9 +112,25 @@ def use(address: str) -> None:
 def tracking_uri() -> str:
     """Where MLflow is: MLFLOW_TRACKING_URI, or a database beside the local store."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        return uri
-    folder = places.absolute(DEFAULT if is_remote(root()) else root())
-    return f"sqlite:///{folder}/mlflow.db"
+        path = database(uri)
+        return uri if path is None or ":////" in uri else _of_database(path)
+    return _of_database(Path(places.absolute(DEFAULT if is_remote(root()) else root())) / "mlflow.db")
+
+
+_SQLITE = re.compile(r"sqlite(\+pysqlite)?:///(?P<path>[^?]+)(\?.*)?")
+
+
+def database(uri: str) -> Path | None:
+    """The file of an MLflow that is an SQLite database; None for a server, and for a database in memory."""
+    found = _SQLITE.fullmatch(uri)
+    return None if found is None or found["path"] == ":memory:" else Path(unquote(found["path"])).absolute()
+
+
+def _of_database(path: Path) -> str:
+    """The address of an SQLite database; `?` and `%` mean something else there."""
+    quoted = str(path).replace("%", "%25").replace("?", "%3F")
+    # MLflow makes the folder of a sqlite:/// address, and forgets to unquote it; not so if the driver is named
+    return f"sqlite{'' if quoted == str(path) else '+pysqlite'}:///{quoted}"
 
 
 def scratch_root() -> Path:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from components.errors import RayfieldError
 from components.runtime import places
 from components.runtime.files import tracking_uri, where
 from components.runtime.places import is_remote
+from components.runtime.secrets import redact
 from pipelines.engine.plans import LOCK
 from pipelines.engine.store import Store
 
@@ -33,9 +35,11 @@ def examine(store: Store) -> list[dict[str, Any]]:
     for name, check in checks:
         try:
             ok, found = check(store)
+        except RayfieldError as error:
+            ok, found = False, str(error)
         except Exception as error:  # a check that cannot be made is a finding
             ok, found = False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        rows.append({"what": name, "ok": ok, "found": found})
+        rows.append({"what": name, "ok": ok, "found": redact(found)})
     return rows
 
 

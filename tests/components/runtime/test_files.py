@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from components.errors import DataError
 from components.runtime import files, places
@@ -113,6 +114,29 @@ def test_without_a_name_the_store_is_in_the_folder_of_whoever_asks(monkeypatch, 
 
     monkeypatch.delenv("RAYFIELD_STORE")
     assert files.root() == f"{tmp_path}/.rayfield"
+
+
+@pytest.mark.parametrize(
+    "name", ["a?b", "100%20", "a#b", "a b", "it's", 'a "b"', "a&b=c", "ü", "a?b/%3F"], ids=lambda name: ascii(name)
+)
+def test_the_address_of_mlflows_database_leads_into_the_store_whatever_its_name(monkeypatch, tmp_path, name):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    files.use(str(tmp_path / name))
+    (tmp_path / name).mkdir(parents=True)
+
+    assert files.database(tracking_uri()) == tmp_path / name / "mlflow.db"
+    with sqlalchemy.create_engine(tracking_uri()).begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE a (b)")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name / "mlflow.db"]
+
+
+def test_an_sqlite_database_that_was_named_from_a_folder_is_the_same_from_every_other(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///own/mlflow.db")
+
+    assert tracking_uri() == f"sqlite:///{tmp_path}/own/mlflow.db"
+    assert files.database("sqlite:///:memory:") is None
+    assert files.database("http://host:5000") is None
 
 
 def test_mlflow_is_where_the_environment_says_or_beside_the_store(monkeypatch, own_store, tmp_path):
