@@ -255,7 +255,7 @@ def _dataset(size: int, read: Callable[..., Rows | None], held: tuple[Any, ...],
     import ray.data
 
     quiet()
-    shared, store = ray.put(held), files.root()
+    shared, store = ray.put(held), files.told()
 
     def columns(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         files.use(store)

@@ -223,7 +223,7 @@ def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context
     """Runs them, each to its rung; what comes back is why some of them did not reach it."""
     from ray import tune as ray_tune
 
-    store, steps = files.root(), next(iter(climbs.values())).steps
+    store, steps = files.told(), next(iter(climbs.values())).steps
 
     def trainable(config: dict[str, Any]) -> None:
         files.use(store)

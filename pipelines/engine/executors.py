@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from components.errors import UsageError
+from components.runtime import files
 from components.runtime.secrets import holds_secret, redact
 from pipelines.engine.cluster import local_cpus, parted, silent
 from pipelines.engine.code import ROOT
@@ -105,7 +106,8 @@ class OnRay:
     def submit(self, node: Mapping[str, Any], run: str, address: str) -> None:
         # a step whose work others do waits and takes no CPU; as many of the rest run at once as there are CPUs
         task = self.task.options(num_cpus=node["resources"].get("own", 0.0))
-        self.running[task.remote(dict(node), run, address, dict(self.resources))] = node["key"]
+        files.use(address)
+        self.running[task.remote(dict(node), run, files.told(), dict(self.resources))] = node["key"]
 
     def ended(self, seconds: float) -> dict[str, dict[str, Any]]:
         done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=seconds)

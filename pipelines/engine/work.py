@@ -18,22 +18,28 @@ from components.runtime.plain import class_of, decode, encode
 from components.runtime.secrets import redact
 from components.step import Step
 from pipelines.engine.context import Running
-from pipelines.engine.errors import kind_of
+from pipelines.engine.errors import kind_of, ours
 from pipelines.engine.keys import check_code
 from pipelines.engine.kinds import FAMILY, is_a
 from pipelines.engine.spending import spent
 from pipelines.engine.store import Store
 
 
-def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str, float]) -> dict[str, Any]:
+def work(node: Mapping[str, Any], run: str, store: str | files.Told, resources: Mapping[str, float]) -> dict[str, Any]:
     """
     Calls the node's step and commits what it made.
 
     Returns {"ok": True} or {"ok": False, "error", "kind", "code", "traceback"}: an error is a value here, since it
     must reach the driver whole from any process.
     """
-    files.use(address)
-    store = Store(address)
+    try:
+        files.use(store)
+    except RayfieldError as error:
+        return _failed(error)
+    return _worked(node, run, Store.here(), resources)
+
+
+def _worked(node: Mapping[str, Any], run: str, store: Store, resources: Mapping[str, float]) -> dict[str, Any]:
     store.look_again()
     context = Running(store, run, node["key"], (node["step"].partition(":")[0],), node["seed"], resources)
     began = time.time()
@@ -51,11 +57,15 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
         point("work: committed, the runner not told")
         return {"ok": True}
     except Exception as error:
-        said = {"error": sentence(error), "kind": kind_of(error), "code": code_of(error)}
-        trace = redact(traceback.format_exc())
+        failed = _failed(error)
         with suppress(OSError, RayfieldError):  # a full disk may be what went wrong: the first error is the one to tell
             context.flush()
-        return {"ok": False, **said, "traceback": trace}
+        return failed
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    said = {"error": sentence(ours(error)), "kind": kind_of(error), "code": code_of(error)}
+    return {"ok": False, **said, "traceback": redact("".join(traceback.format_exception(error)))}
 
 
 def step_of(name: str) -> Step:

@@ -3,8 +3,10 @@ Files by their contents.
 """
 
 import errno
+import getpass
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from components.errors import DataError
 from components.runtime import files, places
 from components.runtime.files import digest_of, keep, tracking_uri, where
 from components.runtime.places import write_atomically
+from pipelines.engine.errors import kind_of
 
 
 def test_the_same_bytes_are_kept_once(own_store, monkeypatch):
@@ -128,6 +131,40 @@ def test_the_address_of_mlflows_database_leads_into_the_store_whatever_its_name(
     with sqlalchemy.create_engine(tracking_uri()).begin() as connection:
         connection.exec_driver_sql("CREATE TABLE a (b)")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name / "mlflow.db"]
+
+
+def test_a_worker_that_sees_what_its_driver_sees_uses_it(own_store, monkeypatch):
+    told = files.told()
+    monkeypatch.setattr(files, "_marks", {})  # as in another process
+    files.use(told)
+
+    assert files.root() == str(own_store)
+    assert files.told() == told
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [(None, "has no such store there"), (b"another", "has another store there")],
+    ids=["none", "another"],
+)
+def test_a_worker_that_does_not_see_it_names_both(own_store, monkeypatch, found, words):
+    told = replace(files.told(), teller="ada on laptop in /home/ada")
+    monkeypatch.setattr(files, "_marks", {})
+    (own_store / "mark").write_bytes(found) if found else (own_store / "mark").unlink()
+
+    with pytest.raises(files.Unseen) as error:
+        files.use(told)
+    said = f"{own_store} is of ada on laptop in /home/ada, and {getpass.getuser()} on {os.uname().nodename} in"
+    assert f"A worker must see its driver's store, but {said} {os.getcwd()} {words}." in str(error.value)
+    assert kind_of(error.value) == "user"  # which is never tried again
+
+
+def test_a_store_that_was_emptied_meanwhile_is_marked_anew(own_store):
+    before = files.told()
+    (own_store / "mark").unlink()
+
+    assert files.told().mark not in ("", before.mark)
+    files.use(files.told())
 
 
 def test_an_sqlite_database_that_was_named_from_a_folder_is_the_same_from_every_other(monkeypatch, tmp_path):
