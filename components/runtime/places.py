@@ -104,7 +104,7 @@ def _silent(address: str) -> str:
     """Why no server answers at an address, where that can be asked without its client."""
     protocol = address.partition("://")[0].rpartition("::")[2]
     if protocol in ("s3", "s3a"):
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        endpoint = _endpoint()
         return reach.silent_http(endpoint) if endpoint else ""
     parts = urlsplit(address.rpartition("::")[2])
     if protocol not in PORTS or not parts.hostname:
@@ -115,6 +115,15 @@ def _silent(address: str) -> str:
     if protocol == "webhdfs":
         return reach.silent_http(f"http://{parts.hostname}:{port}/webhdfs/v1/?op=LISTSTATUS")
     return reach.refused(parts.hostname, port)
+
+
+def _endpoint() -> str:
+    """The server of S3 that FSSPEC_S3 or AWS's variables name; empty for Amazon's own."""
+    import fsspec
+
+    said = fsspec.config.conf.get("s3", {})
+    named = said.get("endpoint_url") or said.get("client_kwargs", {}).get("endpoint_url")
+    return named or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 def _server(address: str) -> str:
