@@ -3,6 +3,7 @@ What the steps share of Ray: work spread over a cluster, a group of workers, and
 """
 
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from components.errors import Infeasible, RayfieldError, UsageError
-from components.runtime import files
+from components.runtime import files, places
 from components.step import Context
 
 SMALL = 4.0  # seconds of work below which Ray Data costs more than it saves: its first job takes 11 CPU seconds
@@ -72,7 +73,7 @@ def _on_ray(
     from ray import cloudpickle
 
     quiet()
-    shared, store = ray.put((function, items, held, context)), files.root()
+    shared, store = ray.put((function, items, held, context)), files.told()
 
     def work(batch: dict[str, Any]) -> dict[str, Any]:
         files.use(store)
@@ -147,7 +148,7 @@ def on_workers(
     needs = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
     trainer = TorchTrainer(
         function,
-        train_loop_config={**config, "store": files.root(), "gpus": gpus},
+        train_loop_config={**config, "store": files.told(), "gpus": gpus},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus > 0,
@@ -169,6 +170,19 @@ def on_workers(
         return trainer.fit().return_value
     except ControllerError as error:
         raise error.controller_failure if _is_final(error.controller_failure) else error from None
+
+
+def probe(store: files.Told, name: str) -> str:
+    """Reads and writes the store that a driver means, in whatever process this is; returns what it wrote."""
+    files.use(store)
+    said = f"{os.uname().nodename} {os.getpid()}"
+    places.write(f"{files.root()}/{name}", said.encode())
+    return said
+
+
+def probe_worker(config: Mapping[str, Any]) -> str:
+    """The same as a worker of Ray Train."""
+    return probe(config["store"], config["name"])
 
 
 def _verdict() -> Any:

@@ -27,7 +27,7 @@ def search(family: Family, table: Table, trials: int, context: Context) -> list[
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    store, goal = files.root(), family.goal
+    store, goal = files.told(), family.goal
 
     def trainable(config: dict[str, Any]) -> None:
         files.use(store)

@@ -344,7 +344,7 @@ def _on_tune(wanted: Mapping[Any, TrialRun], name: str, table: Table, context: C
     """Runs them; what comes back is why some of them did not end."""
     from ray import tune as ray_tune
 
-    store, places = files.root(), list(wanted)
+    store, places = files.told(), list(wanted)
 
     def trainable(config: dict[str, Any]) -> None:
         files.use(store)

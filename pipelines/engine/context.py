@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,8 +63,7 @@ class Running:
 
     @property
     def scratch(self) -> str:
-        address = self.store.address if self.store.remote else str(Path(self.store.address).resolve())
-        return f"{address}/scratch/{self.step_key}"
+        return f"{self.store.address}/scratch/{self.step_key}"
 
     def log(self, metrics: Mapping[str, float], step: int, *, trial: str = "") -> None:
         self._say(kind="metrics", step=step, trial=trial, values={k: float(v) for k, v in metrics.items()})

@@ -84,6 +84,12 @@ def kind_of(error: BaseException) -> str:
     return known or ("user" if isinstance(error, RayfieldError) else "code")
 
 
+def ours(error: BaseException) -> BaseException:
+    """What a person is to read of an error: Ray makes a traceback of what its workers said in one line."""
+    found = (one for one in _chain(error) if isinstance(one, RayfieldError))
+    return next((one for one in found if not type(one).__module__.startswith("ray.")), error)
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error, and what it says that it comes from; Ray Train holds one for each worker that failed."""
     waiting: list[BaseException | None] = [error]

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from components.errors import DataError, RayfieldError
+from components.runtime import files
 from components.runtime.crash import point
 from components.runtime.plain import allow, class_of, decode, encode
 from components.runtime.secrets import redact
@@ -22,7 +23,7 @@ from components.source import Source
 from components.step import Step
 from pipelines.engine.code import ROOT
 from pipelines.engine.context import Running, name_of_source
-from pipelines.engine.errors import kind_of
+from pipelines.engine.errors import kind_of, ours
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.keys import root_of
 from pipelines.engine.kinds import FAMILY, is_a
@@ -33,15 +34,21 @@ from pipelines.engine.state import put_back
 from pipelines.engine.store import Store
 
 
-def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str, float]) -> dict[str, Any]:
+def work(node: Mapping[str, Any], run: str, store: str | files.Told, resources: Mapping[str, float]) -> dict[str, Any]:
     """
     Calls the node's step and commits what it made.
 
     Returns {"ok": True} or {"ok": False, "error", "kind", "code", "traceback"}: an error is a value here, since it
     must reach the driver whole from any process.
     """
-    os.environ["RAYFIELD_STORE"] = address
-    store = Store(address)
+    try:
+        files.use(store)
+    except RayfieldError as error:
+        return _failed(error)
+    return _worked(node, run, Store.here(), resources)
+
+
+def _worked(node: Mapping[str, Any], run: str, store: Store, resources: Mapping[str, float]) -> dict[str, Any]:
     store.look_again()
     context = Running(store, run, node["key"], (), node["seed"], resources, own=tuple(own_modules([node])))
     began = time.time()
@@ -66,11 +73,15 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
         point("work: committed, the runner not told")
         return {"ok": True}
     except Exception as error:
-        said = {"error": sentence(error), "kind": kind_of(error), "code": code_of(error)}
-        trace = redact(traceback.format_exc())
+        failed = _failed(error)
         with suppress(OSError, RayfieldError):  # a full disk may be what went wrong: the first error is the one to tell
             context.flush()
-        return {"ok": False, **said, "traceback": trace}
+        return failed
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    said = {"error": sentence(ours(error)), "kind": kind_of(error), "code": code_of(error)}
+    return {"ok": False, **said, "traceback": redact("".join(traceback.format_exception(error)))}
 
 
 @contextmanager
