@@ -13,6 +13,7 @@ from components.family import Family
 from components.runtime import files
 from components.space import Choice, Integer, LogUniform
 from components.step import Context
+from components.steps.cluster import keep_secrets_from_trials
 from components.steps.stream import judged
 from components.table import Table
 from components.training import Learner, evaluate
@@ -26,6 +27,7 @@ def search(family: Family, table: Table, trials: int, context: Context) -> list[
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
+    keep_secrets_from_trials()
     store, goal = files.root(), family.goal
 
     def trainable(config: dict[str, Any]) -> None:

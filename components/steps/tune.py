@@ -19,6 +19,7 @@ from components.runtime import files
 from components.runtime.crash import point
 from components.runtime.files import File, keep
 from components.step import Context, step
+from components.steps.cluster import keep_secrets_from_trials
 from components.steps.optuna_search import own_errors
 from components.steps.optuna_search import search as long_search
 from components.steps.stream import judged
@@ -223,6 +224,7 @@ def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context
     """Runs them, each to its rung; what comes back is why some of them did not reach it."""
     from ray import tune as ray_tune
 
+    keep_secrets_from_trials()
     store, steps = files.root(), next(iter(climbs.values())).steps
 
     def trainable(config: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from components.errors import RayfieldError
 from components.runtime.crash import point
 from components.runtime.files import keep
 from components.runtime.plain import decode, encode
-from components.runtime.secrets import redacted
+from components.runtime.secrets import hide_in, redacted
 from pipelines.engine.events import events
 from pipelines.engine.keys import digest, in_key, ingredients, modules_of
 from pipelines.engine.logs import captured
@@ -97,7 +97,8 @@ class Running:
         ):
             try:
                 yield
-            except BaseException:
+            except BaseException as error:
+                hide_in(error)
                 with suppress(OSError, RayfieldError):  # the first error is the one to tell
                     self.flush()
                 raise

@@ -202,7 +202,8 @@ def _bring(writer: Writer, screen: int, last: bool = False) -> None:
     _flush()
     # a store that does not answer stops no training: the lines wait in the file
     with suppress(OSError, RayfieldError):
-        os.write(screen, writer.bring(last))
+        # what is a terminal here is a file of Ray's in a worker, which all of a machine may read
+        os.write(screen, redact(writer.bring(last).decode(errors="replace")).encode())
 
 
 @contextmanager

@@ -5,6 +5,8 @@ Secrets are planted, a pipeline says all of them in every way, and then every by
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,7 @@ from pipelines.cli import FOLDER, main
 from pipelines.engine import running
 from pipelines.engine.executors import Here
 from tests.faults.leaks import ADDRESS, HOLDING, IN_AN_ADDRESS, NEVER, OWN, PLANTED, Guarded, Letters
+from tests.meshes import write_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAKY = '''
@@ -33,6 +36,24 @@ def leaky(hub_token: str = "", address: str = "nowhere", max_tokens: int = 4):
     fail(said)
     crash(said)
 '''
+
+
+TELLING = """
+from components.source import Source
+from components.steps.preprocess import preprocess
+from pipelines.engine.pipeline import pipeline
+from tests.faults.leaks import told_by_a_search, told_by_data, told_by_trials, told_by_workers
+from tests.meshes import small_voxnet
+
+
+@pipeline
+def telling(source: Source = "folder"):
+    table = preprocess(source, [small_voxnet().representation()], on="here")
+    told_by_trials()
+    told_by_a_search(table)
+    told_by_workers(table)
+    told_by_data()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +109,52 @@ def test_no_secret_is_ever_written(leaky, own_store, monkeypatch, tmp_path):
     assert result.exit_code == 1
     # in this one process a step's own print goes to the terminal; what Ray's workers print is searched below
     assert searched(own_store, "\n".join(line for line in lines if not line.startswith(OWN))) == {}
+
+
+@pytest.fixture
+def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where Ray writes its logs; the path of a unix socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
+
+
+def command_lines() -> dict[str, str]:
+    """How each process that this user may look at was started: all users of a machine see that."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found[str(place)] = place.read_bytes().decode("utf-8", "replace")
+    return found
+
+
+def driven(words: list[str], folder: Path, store: Path) -> tuple[int, str, dict[str, set[str]]]:
+    """The exit code and the words of a command, and the command lines with secrets that were seen meanwhile."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAYFIELD_STORE": str(store)}
+    seen: dict[str, set[str]] = {}
+    with (folder / "output").open("w") as output:
+        command = [sys.executable, "-m", "pipelines", *words]
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+        while process.poll() is None:
+            seen |= {place: found for place, text in command_lines().items() if (found := leaks(text))}
+            time.sleep(0.5)
+    return process.returncode, (folder / "output").read_text(), seen
+
+
+def test_nor_in_rays_own_folder_by_trials_workers_and_data(own_store, tmp_path, ray_folder):
+    """Ray Tune would write AWS's keys into each trial's runtime_env, and what workers print and raise into its logs."""
+    (tmp_path / "telling.py").write_text(TELLING)
+    root = write_shapes(tmp_path / "shapes", each=4)
+    code, said, seen = driven(["run", "telling.py", "--root", str(root)], tmp_path, own_store)
+    texts = {"what the run said": said, **dict(written(own_store)), **dict(written(ray_folder))}
+
+    assert code == 1
+    assert any("runtime_env" in text for place, text in texts.items() if place.startswith(str(ray_folder)))
+    for step in ("trials", "a_search", "workers", "data"):
+        assert f"told_by_{step}" in said
+    assert sum("ZeroDivisionError" in line for line in said.splitlines()) >= 2, said
+    assert {place: found for place, text in texts.items() if (found := leaks(text))} == {}
+    assert seen == {}
 
 
 @pytest.mark.services
