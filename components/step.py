@@ -86,9 +86,15 @@ class Step:
     """A function of artifacts and parameters, with the names that its key leaves aside."""
 
     def __init__(
-        self, function: Callable[..., Any], outputs: tuple[str, ...], aside: tuple[str, ...], spreads: bool = False
+        self,
+        function: Callable[..., Any],
+        outputs: tuple[str, ...],
+        aside: tuple[str, ...],
+        spreads: bool = False,
+        registers: bool = False,
     ) -> None:
         self.function, self.outputs, self.aside, self.spreads = function, outputs, aside, spreads
+        self.registers = registers
         self.name = function.__name__
         self.module = function.__module__
         self.signature = inspect.signature(function)
@@ -131,16 +137,18 @@ def step(
     outputs: tuple[str, ...] = (),
     aside: tuple[str, ...] = (),
     spreads: bool = False,
+    registers: bool = False,
 ) -> Any:
     """
     Makes a step.
 
     `outputs` names several results; `aside` names what the result does not depend on. A step that `spreads` has its
-    work done by other processes; any other takes a CPU while it runs.
+    work done by other processes; any other takes a CPU while it runs. One that `registers` gives a `Model`, a version
+    in MLflow: a kept one is looked for there, and made anew where it is not.
     """
     if function is not None:
         return Step(function, (), ())
-    return lambda made: Step(made, outputs, aside, spreads)
+    return lambda made: Step(made, outputs, aside, spreads, registers)
 
 
 class HandleError(UsageError):

@@ -35,6 +35,8 @@ class Node:
     modules: tuple[str, ...]
     seed: int
     resources: Mapping[str, float]
+    registers: bool = False
+    """whether what it makes lies in MLflow too"""
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Graph:
                 modules=tuple(sorted(modules)),
                 seed=self.seed,
                 resources=resources_of(arguments, step.spreads),
+                registers=step.registers,
             )
         handles_out = tuple(Handle(step.name, key, name) for name in step.outputs or ("",))
         return handles_out if step.outputs else handles_out[0]

@@ -19,6 +19,7 @@ from pipelines.engine.executors import OnRay
 from pipelines.engine.left import INTERRUPTED, end, hold, mark, tried
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.records import begun, counts, new_name
+from pipelines.engine.registered import told_now
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import Tracker, ledger_lines
@@ -150,7 +151,7 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
 def _say(
     nodes: list[dict[str, Any]], store: Store, outcome: Outcome, code: int, problem: str, run: str, as_json: bool
 ) -> None:
-    manifests = statuses(nodes, store)
+    manifests = told_now(nodes, statuses(nodes, store))
     status = {node["key"]: outcome.status.get(node["key"], "skipped") for node in nodes}
     if as_json:
         print(json.dumps(summary(nodes, manifests, status), indent=1))

@@ -109,7 +109,7 @@ def test_the_first_version_that_passes_its_gate_is_champion(scores, name, quick)
 
     assert (model.version, model.verdict, model.reasons) == ("1", "PROMOTE", ())
     assert alias(name, "champion") == "1"
-    assert model.describe() == f"{name} version 1 (pointnet, accuracy 0.600 ± 0.050) is champion"
+    assert model.describe() == f"{name} version 1 (pointnet, accuracy 0.600 ± 0.050) became champion"
 
 
 def test_a_version_that_misses_its_gate_is_registered_and_not_promoted(scores, name, quick):

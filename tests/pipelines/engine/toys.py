@@ -147,3 +147,32 @@ def promoted(scores: Any, *, name: str, gate: Gate, verdict: str = "PROMOTE") ->
     """Says what `register` says."""
     reasons = [] if verdict == "PROMOTE" else ["accuracy is 0.3, the champion's is 0.5"]
     return {"name": name, "version": "3", "verdict": verdict, "reasons": reasons, "uri": f"models:/{name}/3"}
+
+
+@step(registers=True)
+def enrolled(*, name: str, key: str = "one") -> dict[str, Any]:
+    """Registers a version under a key, and makes it champion: what `register` does of a model, of nothing."""
+    from components.steps.registry import by_key, client, ensure
+
+    _count(f"enrolled {name}")
+    api = client()
+    ensure(api, name)
+    version = by_key(api, name, key) or str(
+        api.create_model_version(name, "mlflow-artifacts:/nothing", tags=keyed(key)).version
+    )
+    api.set_registered_model_alias(name, "champion", version)
+    uri = f"models:/{name}/{version}"
+    return {
+        "name": name,
+        "version": version,
+        "verdict": "PROMOTE",
+        "reasons": [],
+        "uri": uri,
+        "key": key,
+        "what": "toy",
+    }
+
+
+def keyed(key: str) -> dict[str, str]:
+    """The tag by which a version is found again."""
+    return {"rayfield.key": key}
