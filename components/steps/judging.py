@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import Gate, Scores
-from components.runtime.files import digest_of
+from components.runtime.files import Damaged, digest_of
 from components.runtime.plain import canonical, encode
 from components.runtime.secrets import redact
 from components.source import Asset
@@ -120,7 +120,7 @@ def _measured(
         return champion.scores, champion.error, "stored: the same test assets in the same representation"
     try:
         return *measure(scores, champion.folder(), context), "measured now, in its own representation"
-    except (Incomparable, MemoryError):
+    except (Incomparable, Damaged, MemoryError):
         raise
     except Exception as error:  # its code, its weights or the data are gone: whatever it was, it cannot be measured
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):

@@ -11,6 +11,7 @@ from typing import Any
 from components.errors import DataError, RayfieldError, UsageError
 from components.family import Family
 from components.runtime import files
+from components.runtime.files import Damaged
 from components.space import Choice, Integer, LogUniform
 from components.step import Context
 from components.steps.cluster import keep_secrets_from_trials
@@ -74,13 +75,13 @@ def own_errors(errors: Mapping[int, BaseException]) -> dict[int, RayfieldError]:
     """
     What is wrong with the trials themselves: a field's value, or the data.
 
-    Anything else is raised again: a worker that died or memory that ran out would narrow the search for good, and the
-    step is tried again where that may help; the rungs that were reached are kept.
+    Anything else is raised again: a worker that died, memory that ran out or a damaged object would narrow the search
+    for good, and the step is tried again where that may help; the rungs that were reached are kept.
     """
     own: dict[int, RayfieldError] = {}
     for trial, error in errors.items():
         cause = getattr(error, "cause", None) or error
-        if not isinstance(cause, UsageError | DataError):
+        if isinstance(cause, Damaged) or not isinstance(cause, UsageError | DataError):
             raise cause
         own[trial] = cause
     return own

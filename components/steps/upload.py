@@ -21,7 +21,7 @@ from components.artifacts import Checkpoint, Scores
 from components.runtime.crash import point
 from components.runtime.files import tracking_uri
 from components.runtime.plain import encode
-from components.steps.answering import answer
+from components.steps.answering import answer, seal
 from components.steps.card import model_card
 from components.steps.registry import experiment
 
@@ -82,7 +82,8 @@ def written(folder: Path, checkpoint: Checkpoint, key: str) -> Path:
     """The folder with what `answering.opened` reads: the family and the representation as JSON, the weights."""
     folder.mkdir(parents=True)
     said = {"family": encode(checkpoint.family), "representation": encode(checkpoint.representation), "key": key}
-    (folder / "model.json").write_text(json.dumps(said, indent=1))
+    said["weights"] = checkpoint.weights.digest
+    (folder / "model.json").write_text(json.dumps({**said, "seal": seal(said)}, indent=1))
     (folder / "model.safetensors").write_bytes(checkpoint.weights.read())
     return folder
 

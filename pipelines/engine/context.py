@@ -26,7 +26,7 @@ from pipelines.engine.events import events
 from pipelines.engine.keys import digest, in_key, ingredients, modules_of
 from pipelines.engine.logs import captured
 from pipelines.engine.spending import spending
-from pipelines.engine.store import Store
+from pipelines.engine.store import Store, sealed_lines
 
 __all__ = ["Running", "events", "png"]
 
@@ -66,11 +66,16 @@ class Running:
 
     def figure(self, name: str, picture: Any, *, step: int | None = None) -> None:
         stem = name if step is None else f"{name}_{step:06d}"
-        self._say(kind="file", name=f"{stem}.png", folder="figures", file=encode(keep(f"{stem}.png", png(picture))))
-        self.flush()
+        self._hand_over(f"{stem}.png", png(picture), "figures")
 
     def file(self, name: str, data: bytes) -> None:
-        self._say(kind="file", name=name, folder="files", file=encode(keep(name, data)))
+        self._hand_over(name, data, "files")
+
+    def _hand_over(self, name: str, data: bytes, folder: str) -> None:
+        file = keep(name, data)
+        # what the step's manifest will name: see `handed_over`
+        self.store.save(f"runs/{self.run}/files/{self.step_key}/{file.digest}.json", encode(file))
+        self._say(kind="file", name=name, folder=folder, file=encode(file))
         self.flush()
 
     def progress(self, done: float, total: float, unit: str = "") -> None:
@@ -121,9 +126,15 @@ class Running:
         if lines:
             point("context: lines wait")
             name = f"runs/{self.run}/events/{self.step_key}/{self.writer}-{self.written:06d}.jsonl"
-            self.store.write(name, "".join(json.dumps(line) + "\n" for line in lines).encode())
+            self.store.write(name, sealed_lines("".join(json.dumps(line) + "\n" for line in lines).encode()))
             self.written += 1
             point("context: lines are written")
+
+
+def handed_over(store: Store, run: str, key: str) -> list[dict[str, Any]]:
+    """The figures and files of a step in a run, whichever of its processes made them, as a manifest names them."""
+    folder = f"runs/{run}/files/{key}"
+    return [said for name in store.names(folder) if (said := store.load(f"{folder}/{name}"))]
 
 
 def _without_old_progress(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,9 +5,11 @@ What people see: a live list of steps in a terminal, plain lines elsewhere, and 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from components.runtime.files import Damaged
 from pipelines.engine.store import Store
 from pipelines.engine.typed import typed
 
@@ -219,7 +221,8 @@ def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: M
     screen.print()
     screen.print(table)
     for node in nodes:
-        unread(quarantined(store, manifests.get(node["key"])), node["title"], FIRST, screen)
+        with noting_damage(screen):
+            unread(quarantined(store, manifests.get(node["key"])), node["title"], FIRST, screen)
     _models(manifests, screen)
 
 
@@ -267,6 +270,15 @@ def _fit(table: Any, width: int) -> None:
     room = width - sum(column.width + 2 for column in table.columns[1:-1]) - 4
     first.width = min(first.width, max(room - LEAST, LEAST))
     last.width = min(last.width, max(room - first.width, LEAST))
+
+
+@contextmanager
+def noting_damage(screen: Any) -> Iterator[None]:
+    """Says of what is damaged that it is, and goes on: the rest is whole."""
+    try:
+        yield
+    except Damaged as error:
+        screen.print(f"  {_escaped(str(error))}", soft_wrap=True)
 
 
 def unread(rows: Sequence[tuple[str, str]], title: str, most: int, screen: Any) -> None:

@@ -104,12 +104,15 @@ def _report(store: Store, run: str) -> None:
     """Writes the run's report; what it lacks then is no reason to lose the run's exit code."""
     from pipelines.engine.report import write_report
 
+    damaged: list[str] = []
     try:
-        write_report(store, run)
+        write_report(store, run, damaged)
     except Exception as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         again = typed(f"rayfield report {run}")
         console().print(f"  The report was not written ({words}). `{again}` tries again.", soft_wrap=True)
+    for words in damaged:
+        console().print(f"  {words}", soft_wrap=True)
 
 
 @contextmanager

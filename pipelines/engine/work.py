@@ -7,16 +7,17 @@ import importlib
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from components.errors import RayfieldError
 from components.runtime.crash import point
+from components.runtime.files import Damaged
 from components.runtime.plain import class_of, decode, encode
 from components.runtime.secrets import redact
 from components.step import Step
-from pipelines.engine.context import Running
+from pipelines.engine.context import Running, handed_over
 from pipelines.engine.errors import kind_of
 from pipelines.engine.keys import check_code
 from pipelines.engine.kinds import FAMILY, is_a
@@ -46,7 +47,8 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
             point("work: a result is made, what was said of it waits")
         point("work: all is said, nothing committed")
         cost = {"seconds": round(time.time() - began, 3), **spent(store, run, node["key"])}
-        store.commit(node["key"], manifest(node, run, result, cost))
+        files = handed_over(store, run, node["key"])
+        store.commit(node["key"], manifest(node, run, result, cost, files))
         point("work: committed, the runner not told")
         return {"ok": True}
     except Exception as error:
@@ -79,13 +81,16 @@ def made(store: Store, key: str, output: str = "") -> Any:
     """What a key made, or one of its named outputs."""
     found = store.manifest(key)
     if found is None:
-        raise RayfieldError(f"The result of key {key} is not in {store.address}. Run the pipeline again.")
+        # an object of it was lost since the run began: whatever made it makes it anew, and this step is tried again
+        raise Damaged(f"The result of key {key} is not in {store.address}. Run the pipeline again.")
     result = decode(found["result"])
     return result[found["outputs"].index(output)] if output else result
 
 
-def manifest(node: Mapping[str, Any], run: str, result: Any, cost: Mapping[str, float]) -> dict[str, Any]:
-    """The record of a finished step."""
+def manifest(
+    node: Mapping[str, Any], run: str, result: Any, cost: Mapping[str, float], files: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The record of a finished step; a lost one of its `files`, figures among them, has it made anew as well."""
     return {
         "key": node["key"],
         "step": node["step"],
@@ -99,6 +104,7 @@ def manifest(node: Mapping[str, Any], run: str, result: Any, cost: Mapping[str, 
         "when": time.time(),
         "cost": dict(cost),
         "host": os.uname().nodename,
+        "files": list(files),
     }
 
 

@@ -12,7 +12,7 @@ from components import space
 from components.errors import DataError, UsageError
 from components.family import Family
 from components.representations.points import Points
-from components.runtime.files import keep
+from components.runtime.files import Damaged, keep
 from components.step import Printing
 from components.steps import tune as module
 from components.steps.tune import Rung, changed, choose, rungs, sample, taken, tune
@@ -261,7 +261,9 @@ def test_another_trial_that_fails_is_said(table, own_store, monkeypatch):
     assert context.notes["failed"] == "1 of 4 trials failed; trial 02: the loss is no number"
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), ConnectionError("gone"), ValueError("a mistake")])
+@pytest.mark.parametrize(
+    "error", [MemoryError("no room"), ConnectionError("gone"), ValueError("a mistake"), Damaged("lost")]
+)
 def test_a_trial_that_was_lost_is_raised_again_and_the_others_rungs_are_kept(table, own_store, monkeypatch, error):
     """A search without it would be poorer, and kept under the key of the whole one."""
     with monkeypatch.context() as patch:
