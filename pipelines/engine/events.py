@@ -23,4 +23,7 @@ def events(store: Store, run: str, key: str, seen: set[str]) -> Iterator[tuple[s
 
 
 def _lines(data: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in unsealed_lines(data).splitlines()]
+    lines = [json.loads(line) for line in unsealed_lines(data).splitlines()]
+    if not all(isinstance(line, dict) and "kind" in line for line in lines):
+        raise ValueError("each line must say of what kind it is")
+    return lines

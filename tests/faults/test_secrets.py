@@ -2,6 +2,7 @@
 Secrets are planted, a pipeline says all of them in every way, and then every byte that was written is searched.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -143,18 +144,52 @@ def driven(words: list[str], folder: Path, store: Path) -> tuple[int, str, dict[
 
 def test_nor_in_rays_own_folder_by_trials_workers_and_data(own_store, tmp_path, ray_folder):
     """Ray Tune would write AWS's keys into each trial's runtime_env, and what workers print and raise into its logs."""
-    (tmp_path / "telling.py").write_text(TELLING)
-    root = write_shapes(tmp_path / "shapes", each=4)
-    code, said, seen = driven(["run", "telling.py", "--root", str(root)], tmp_path, own_store)
-    texts = {"what the run said": said, **dict(written(own_store)), **dict(written(ray_folder))}
+    code, said, seen = driven(["run", *told(tmp_path)], tmp_path, own_store)
 
-    assert code == 1
+    assert_whole_and_silent(code, said, own_store, ray_folder)
+    assert seen == {}
+
+
+@pytest.mark.services
+def test_nor_there_by_a_job_whose_nodes_have_the_secrets_too(own_store, tmp_path, ray_folder):
+    nodes = subprocess.Popen(
+        [sys.executable, "-m", "tests.two_nodes"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=(tmp_path / "nodes").open("w"),
+        text=True,
+    )
+    assert nodes.stdin and nodes.stdout
+    try:
+        address = json.loads(next(line for line in nodes.stdout if line.startswith("::"))[2:])["dashboard"]
+        nodes.stdin.write("add\n")
+        nodes.stdin.flush()
+        next(line for line in nodes.stdout if line.startswith("::"))
+        code, said, seen = driven(["submit", *told(tmp_path), "--address", address], tmp_path, own_store)
+        assert_whole_and_silent(code, said, own_store, ray_folder)
+        assert seen == {}
+    finally:
+        nodes.stdin.close()
+        nodes.wait(60)
+
+
+def told(folder: Path) -> list[str]:
+    """The words that ask for a pipeline in which all whom Ray starts tell every secret."""
+    (folder / "telling.py").write_text(TELLING)
+    return ["telling.py", "--root", str(write_shapes(folder / "shapes", each=4))]
+
+
+def assert_whole_and_silent(code: int, said: str, store: Path, ray_folder: Path) -> None:
+    """That each of them raised what it was to raise, and that no secret is in any file or in what the run said."""
+    texts = {"what the run said": said, **dict(written(store)), **dict(written(ray_folder))}
+
+    assert code == 1, said
     assert any("runtime_env" in text for place, text in texts.items() if place.startswith(str(ray_folder)))
     for step in ("trials", "a_search", "workers", "data"):
         assert f"told_by_{step}" in said
     assert sum("ZeroDivisionError" in line for line in said.splitlines()) >= 2, said
     assert {place: found for place, text in texts.items() if (found := leaks(text))} == {}
-    assert seen == {}
 
 
 @pytest.mark.services
@@ -168,7 +203,7 @@ def test_nor_by_the_workers_of_ray(leaky, own_store, tmp_path):
     assert searched(own_store, ended.stdout + ended.stderr) == {}
 
 
-@pytest.mark.parametrize("json", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize(
     "words",
     [
@@ -179,9 +214,9 @@ def test_nor_by_the_workers_of_ray(leaky, own_store, tmp_path):
     ],
     ids=["named so", "named so with a dash", "in an address", "of the environment"],
 )
-def test_a_secret_on_the_command_line_is_refused_before_it_is_written(leaky, own_store, words, json):
+def test_a_secret_on_the_command_line_is_refused_before_it_is_written(leaky, own_store, words, form):
     """A parameter is written into the plan and into the manifest, for the step to be called with it."""
-    result = CliRunner().invoke(main, ["run", leaky, *words, *json])
+    result = CliRunner().invoke(main, ["run", leaky, *words, *form])
     texts = [result.stdout + result.stderr, *(text for _, text in written(own_store))]
 
     assert result.exit_code == 2
