@@ -386,7 +386,7 @@ def test_who_may_only_read_gets_what_is_kept_and_a_report_elsewhere(toy, untrack
 
 
 def test_a_report_that_cannot_be_written_costs_no_result(toy, untracked, monkeypatch):
-    monkeypatch.setattr("pipelines.engine.report.report", lambda *_: 1 / 0)
+    monkeypatch.setattr("pipelines.engine.report.report", lambda *_, **__: 1 / 0)
     result = rayfield("run", toy)
 
     assert result.exit_code == 0

@@ -77,6 +77,24 @@ def test_a_damaged_object_is_refused_and_set_aside(address, tmp_path, monkeypatc
     assert places.read(f"{files.root()}/damaged/{file.digest}") == b"wards"
 
 
+def test_every_reading_is_compared_with_the_digest_and_a_path_after_each_writing(own_store):
+    """A driver or a notebook lives for days."""
+    for opened in (lambda file: file.read(), lambda file: file.path()):
+        file = keep("a.bin", b"words")
+        assert file.path().read_bytes() == file.read() == b"words"
+        file.path().write_bytes(b"wards")
+        with pytest.raises(files.Damaged):
+            opened(file)
+
+
+def test_what_another_process_has_made_anew_meanwhile_is_not_set_aside(own_store):
+    file = keep("a.bin", b"words")
+    files.set_aside(files.root(), where(file.digest), file.digest)
+
+    assert file.read() == b"words"
+    assert not (own_store / "damaged").exists()
+
+
 def test_a_damaged_copy_of_a_buckets_object_is_fetched_again(monkeypatch):
     monkeypatch.setenv("RAYFIELD_STORE", "memory://copies")
     file = keep("a.bin", b"words")
