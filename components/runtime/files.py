@@ -12,6 +12,7 @@ import getpass
 import hashlib
 import os
 import re
+import tempfile
 import time
 import uuid
 from contextlib import suppress
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from components.errors import DataError, RayfieldError
+from components.errors import DataError, RayfieldError, UsageError
 from components.runtime import places
 from components.runtime.crash import point
 from components.runtime.places import is_remote, write_atomically
@@ -208,8 +209,26 @@ def _of_database(path: Path) -> str:
 
 
 def scratch_root() -> Path:
-    """A folder of this machine for what can be fetched or made again."""
-    return Path(os.environ.get("RAYFIELD_CACHE", Path.home() / ".cache" / "rayfield"))
+    """A folder of this machine for what can be fetched or made again: RAYFIELD_CACHE, or one of the user's own."""
+    if own := os.environ.get("RAYFIELD_CACHE"):
+        return Path(own)
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's user without a name, and HOME unset
+        home = Path("/nonexistent")
+    # a home may be read-only, as services' are; a name of one's own, for others may write there too
+    return home / ".cache" / "rayfield" if os.access(home, os.W_OK) else _temporary()
+
+
+def _temporary() -> Path:
+    """A folder that nobody else may write into."""
+    folder = Path(tempfile.gettempdir()) / f"rayfield-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise UsageError(
+            f"{folder} must be this user's own, but is another's. Set RAYFIELD_CACHE to a folder of yours."
+        )
+    return folder
 
 
 def where(digest: str) -> str:

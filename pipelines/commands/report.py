@@ -32,7 +32,7 @@ def report(run: str, out: Path | None, show: bool, store: str) -> None:
     else:
         path = out or scratch_root() / "reports" / f"{name}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(drawn(place, name, damaged=damaged))
+        path.write_text(drawn(place, name, damaged=damaged), encoding="utf-8")
     click.echo(str(path.resolve()))
     if show:
         webbrowser.open(path.resolve().as_uri())

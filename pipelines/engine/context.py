@@ -7,6 +7,7 @@ them to MLflow, so a tracking server that does not answer stops nothing, and a k
 
 import io
 import json
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -66,7 +67,10 @@ class Running:
         return f"{self.store.address}/scratch/{self.step_key}"
 
     def log(self, metrics: Mapping[str, float], step: int, *, trial: str = "") -> None:
-        self._say(kind="metrics", step=step, trial=trial, values={k: float(v) for k, v in metrics.items()})
+        values = {k: float(v) for k, v in metrics.items()}
+        self._say(kind="metrics", step=step, trial=trial, values=values)
+        # into the step's logs, where people look for how a training goes
+        print(_sentence(values, step, trial), file=sys.stderr, flush=True)
 
     def note(self, params: Mapping[str, Any], *, trial: str = "") -> None:
         self._say(kind="params", trial=trial, values=redacted(encode(params)))
@@ -157,6 +161,12 @@ def handed_over(store: Store, run: str, key: str) -> list[dict[str, Any]]:
     """The figures and files of a step in a run, whichever of its processes made them, as a manifest names them."""
     folder = f"runs/{run}/files/{key}"
     return [said for name in store.names(folder) if (said := store.load(f"{folder}/{name}"))]
+
+
+def _sentence(values: Mapping[str, float], step: int, trial: str) -> str:
+    """What was logged, as a line for people: step 40  loss 1.23  accuracy 0.5."""
+    numbers = (f"{name} {value:.4g}" for name, value in values.items())
+    return "  ".join([*([f"trial {trial}"] if trial else []), f"step {step}", *numbers])
 
 
 def _without_old_progress(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

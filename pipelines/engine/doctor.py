@@ -57,7 +57,7 @@ def _python(_: Store) -> tuple[bool, str]:
 
 def _packages(_: Store) -> tuple[bool, str]:
     wrong = []
-    for line in LOCK.read_text().splitlines():
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
         name, wanted = line.split("==")
         try:
             have = importlib.metadata.version(name).partition("+")[0]

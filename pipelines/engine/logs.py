@@ -163,7 +163,7 @@ def _turned(raw: Path) -> Iterator[int]:
     saved, target = (os.dup(1), os.dup(2)), os.open(raw, os.O_WRONLY | os.O_APPEND)
     os.dup2(target, 1), os.dup2(target, 2)
     try:
-        with open(target, "a", buffering=1, errors="backslashreplace") as stream:
+        with open(target, "a", encoding="utf-8", buffering=1, errors="backslashreplace") as stream:
             # a notebook's streams, and a test's, are not those of the process
             with redirect_stdout(stream), redirect_stderr(stream):
                 yield saved[1]
@@ -228,7 +228,7 @@ def rescue() -> None:
     for raw in (scratch_root() / "logs").glob("*.raw"):
         claimed = raw.with_suffix(f".{os.getpid()}")
         with suppress(OSError, RayfieldError, ValueError, KeyError):
-            held = json.loads(_beside(raw).read_text())
+            held = json.loads(_beside(raw).read_text(encoding="utf-8"))
             if not _free({**held["owner"], "until": float("inf")}):
                 continue
             raw.rename(claimed)  # the first one to claim it brings it in

@@ -66,7 +66,7 @@ def report(store: Store, name: str, now: float | None = None, damaged: list[str]
     reasons = whys(run, store)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = duration
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         **_head(run, now or time.time()),
         models=[_model(step, run) for step in run.steps if "verdict" in _result(step)],
         scores=list(_scores(run.steps)),

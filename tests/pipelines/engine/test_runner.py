@@ -20,6 +20,7 @@ from pipelines.engine import runner as runner_module
 from pipelines.engine.context import Running, events
 from pipelines.engine.drawing import draw
 from pipelines.engine.executors import Here
+from pipelines.engine.logs import read
 from pipelines.engine.runner import BUDGETS, POLL, Budget, Outcome, Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import ledger_lines
@@ -485,6 +486,17 @@ def test_lines_wait_until_they_are_flushed(store):
 
     (line,) = said(store)
     assert (line["kind"], line["values"], line["step"]) == ("metrics", {"loss": 1.0}, 0)
+
+
+def test_what_a_step_logs_is_in_its_logs_too(store):
+    """A training prints nothing of itself, and people look for how it goes in `rayfield logs`."""
+    one = context(store)
+    with one.working("worker 0"):
+        one.log({"loss": 1.23456, "accuracy": 0.5}, 40)
+        one.log({"val_loss": 2.0}, 40, trial="03")
+
+    found = [(line.writer, line.text) for line in read(store, "run", "k", {})]
+    assert found == [("worker 0", "step 40  loss 1.235  accuracy 0.5"), ("worker 0", "trial 03  step 40  val_loss 2")]
 
 
 def test_of_several_lines_of_progress_the_last_is_kept(store):
