@@ -68,9 +68,15 @@ def _is_the_step(frame: FrameType | None) -> bool:
     """Whether the step's own code asks, and not a library that looks for its own settings."""
     while frame is not None and frame.f_code.co_filename.startswith(MAPPINGS):
         frame = frame.f_back
-    return (
-        frame is not None and not _is_left_out(frame.f_code.co_filename) and not _is_brought(frame.f_code.co_filename)
-    )
+    if frame is None or _is_left_out(frame.f_code.co_filename) or _is_brought(frame.f_code.co_filename):
+        return False
+    return any(_is_environment(name, frame) for name in frame.f_code.co_names)
+
+
+def _is_environment(name: str, frame: FrameType) -> bool:
+    """Whether a name of some code stands for the environment: a library in C, which has no frame, asks by none of it."""
+    value = frame.f_globals.get(name)
+    return name in ("environ", "getenv") or value is os.environ or value is os.getenv
 
 
 @cache
