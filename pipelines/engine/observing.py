@@ -74,7 +74,7 @@ def _is_the_step(frame: FrameType | None) -> bool:
 
 
 def _is_environment(name: str, frame: FrameType) -> bool:
-    """Whether a name of some code stands for the environment: a library in C, which has no frame, asks by none of it."""
+    """Whether a name stands for the environment: code that calls a library in C, which has no frame, has none."""
     value = frame.f_globals.get(name)
     return name in ("environ", "getenv") or value is os.environ or value is os.getenv
 
