@@ -22,7 +22,7 @@ from components.runtime.files import tracking_uri
 from components.runtime.imports import files
 from components.runtime.plain import classes, encode
 from components.steps import seen
-from components.steps.answering import answer
+from components.steps.answering import answer, seal
 from components.steps.card import model_card
 from components.steps.registry import experiment
 
@@ -88,9 +88,10 @@ def written(folder: Path, checkpoint: Checkpoint, key: str) -> Path:
         "family": encode(checkpoint.family),
         "representation": encode(checkpoint.representation),
         "own": own,
+        "weights": checkpoint.weights.digest,
         "key": key,
     }
-    (folder / "model.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+    (folder / "model.json").write_text(json.dumps({**said, "seal": seal(said)}, indent=1), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(checkpoint.weights.read())
     if checkpoint.seen is not None:
         (folder / seen.NAME).write_bytes(checkpoint.seen.read())

@@ -68,5 +68,5 @@ def orphan(name: str, store: Store) -> Child | None:
 
 def recorded(name: str, store: Store) -> int | None:
     """The exit code that a run wrote down; None if it did not come to it."""
-    record = store.load(f"runs/{name}/run.json")
+    record = store.record(name)
     return record.get("code") if record and record.get("ended") is not None else None

@@ -56,15 +56,16 @@ def rayfield(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
 
 
-def test_every_step_finds_the_default_store_from_the_folder_of_its_worker(folder):
-    ran = rayfield(folder, "run", "relative.py", "--workers", "1", "--root", "shapes", "--json")
+@pytest.mark.parametrize("store", ["", "it's a? 100%20 #1"], ids=["the default", "of every sign"])
+def test_every_step_finds_the_store_from_the_folder_of_its_worker(folder, store):
+    own = ["--json", *(["--store", store] if store else [])]
+    ran = rayfield(folder, "run", "relative.py", "--workers", "1", "--root", "shapes", *own)
     assert ran.returncode == 0, ran.stderr
-    told = rayfield(
-        folder, "predict", "models:/relative@champion", "shapes/flat/0.obj", "--out", "answer.png", "--json"
-    )
+    told = rayfield(folder, "predict", "models:/relative@champion", "shapes/flat/0.obj", "--out", "answer.png", *own)
     assert told.returncode == 0, told.stderr
 
     done = {row["step"].partition(" ")[0] for row in json.loads(ran.stdout) if row["status"] == "done"}
     assert done >= {"preprocess", "tune", "train", "evaluate", "register", "predict"}
     assert json.loads(told.stdout)["answers"][0][0] in ("flat", "long", "round")
-    assert {path.name for path in folder.iterdir()} == {".rayfield", "answer.png", "relative.py", "shapes"}
+    assert {path.name for path in folder.iterdir()} == {store or ".rayfield", "answer.png", "relative.py", "shapes"}
+    assert (folder / (store or ".rayfield") / "mlflow.db").is_file()

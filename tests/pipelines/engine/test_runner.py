@@ -546,3 +546,22 @@ def test_a_part_is_remembered_by_its_key(store):
 
     assert one.recall("part") == file
     assert encode(file)["digest"] == digest_of(b"words")
+
+
+def test_a_step_whose_input_was_lost_meanwhile_has_it_made_anew(store):
+    """Between the look at what is made and the step's own: a reader elsewhere has set an object of it aside."""
+    lost: list[str] = []
+
+    class Losing(Here):
+        def submit(self, node: Any, run: str, address: str) -> None:
+            if node["needs"] and not lost:
+                lost.append(node["needs"][0])
+                store.delete(f"keys/{lost[0]}.json")
+            super().submit(node, run, address)
+
+    nodes = nodes_of(sums, values=(1, 2), extra=4)
+    outcome = execute(store, nodes, executor=Losing)
+
+    assert outcome.ok
+    assert result(store, nodes[-1]) == 7
+    assert [line["kind"] for line in ends(store) if line["status"] == "retry"] == ["damaged"]
