@@ -68,7 +68,9 @@ def _is_the_step(frame: FrameType | None) -> bool:
     """Whether the step's own code asks, and not a library that looks for its own settings."""
     while frame is not None and frame.f_code.co_filename.startswith(MAPPINGS):
         frame = frame.f_back
-    if frame is None or _is_left_out(frame.f_code.co_filename) or _is_brought(frame.f_code.co_filename):
+    if frame is None or frame.f_code.co_filename.startswith("<"):  # Python's own, such as what finds a home folder
+        return False
+    if _is_left_out(frame.f_code.co_filename) or _is_brought(frame.f_code.co_filename):
         return False
     return any(_is_environment(name, frame) for name in frame.f_code.co_names)
 
