@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from components.runtime.files import root, scratch_root
+from components.runtime.imports import is_brought
 from components.runtime.places import is_remote
 from components.source import Source
 from pipelines.engine import code
@@ -69,7 +70,7 @@ def _is_left_out(file: str) -> bool:
 
 def _is_brought(file: str) -> bool:
     ours = file.startswith(tuple(f"{code.ROOT / top}{os.sep}" for top in code.OURS))
-    return not ours and code.is_brought(file)
+    return not ours and is_brought(file)
 
 
 def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> list[str]:

@@ -71,12 +71,9 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
 def importable(node: Mapping[str, Any]) -> Iterator[None]:
     """Imports what the step's code imports, one's own from the run's copy, before the step can change any of it."""
     own, folder, path = own_modules([node]), os.environ.get(CODE), list(sys.path)
+    others = {name: sys.modules.pop(name) for name in own if folder and name in sys.modules}
     allow(own)
-    if folder:
-        sys.path.insert(0, folder)
-        for name in own:
-            if not str(getattr(sys.modules.get(name), "__file__", folder)).startswith(folder):
-                del sys.modules[name]  # of another pipeline, which this process drew or ran before
+    sys.path[:0] = [folder] if folder else []
     try:
         for name in node["modules"]:
             with suppress(ImportError):  # what a function would try to import, and does without
@@ -84,6 +81,9 @@ def importable(node: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = path
+        for name in own if folder else ():
+            sys.modules.pop(name, None)  # another run may have others of the same names
+        sys.modules.update(others)
 
 
 def keyed(node: Mapping[str, Any]) -> list[str]:
