@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from components.errors import UsageError
 from components.parameters import check
+from components.source import Asset, Source
 
 
 class Context(Protocol):
@@ -48,6 +49,13 @@ class Context(Protocol):
 
     def progress(self, done: float, total: float, unit: str = "") -> None:
         """How far the step is."""
+
+    def listed(self, source: Source) -> list[Asset]:
+        """
+        The assets of a source that the step was given, as its key holds them.
+
+        Raises `Changed` where they are others by now: what is made of them would have the wrong key.
+        """
 
     def key(self, *, of: Callable[..., Any] | None = None, **parts: Any) -> str:
         """
@@ -256,6 +264,9 @@ class Printing:
     def progress(self, done: float, total: float, unit: str = "") -> None:
         if sys.stderr.isatty():
             print(f"\r{done:.0f}/{total:.0f} {unit}", end="\n" if done >= total else "", file=sys.stderr)
+
+    def listed(self, source: Source) -> list[Asset]:
+        return source.rows()
 
     def key(self, *, of: Callable[..., Any] | None = None, **parts: Any) -> str:
         from components.runtime.files import digest_of

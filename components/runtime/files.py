@@ -8,17 +8,23 @@ What is read is compared with its digest. An object that differs is set aside in
 noted there: the store then forgets what named it, and the next run makes it anew.
 """
 
+import getpass
 import hashlib
 import os
+import re
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
-from components.errors import DataError
+from components.errors import DataError, RayfieldError
 from components.runtime import places
 from components.runtime.crash import point
 from components.runtime.places import is_remote, write_atomically
 
+DEFAULT = ".rayfield"
+"""the store where nobody named one"""
 FRESH = 3600.0
 """seconds; `gc` spares young objects that no manifest names yet, so one that is kept again is made young again"""
 
@@ -96,21 +102,98 @@ def set_aside(store: str, name: str, label: str) -> None:
 
 
 def root() -> str:
-    """The store's address."""
-    return os.environ.get("RAYFIELD_STORE", ".rayfield")
+    """The store's address: of RAYFIELD_STORE, or the default, made absolute."""
+    return places.absolute(os.environ.get("RAYFIELD_STORE") or DEFAULT)
 
 
-def use(address: str) -> None:
-    """Makes a store this process's own: a worker is told where its driver's is."""
+@dataclass(frozen=True)
+class Told:
+    """A store, as one process tells another which one it means."""
+
+    address: str
+    mark: str
+    """what lies there under the name `mark`"""
+    teller: str
+
+
+class Unseen(RayfieldError):
+    """A process that does not see the store which it was told of: no attempt after this one would."""
+
+
+def told() -> Told:
+    """This process's store, for the workers that it starts."""
+    return Told(root(), _mark(root()), _process())
+
+
+def use(store: str | Told) -> None:
+    """Makes a store this process's own, whatever its folder will be; one that it was told of must be the same here."""
+    address = places.absolute(store if isinstance(store, str) else store.address)
     os.environ["RAYFIELD_STORE"] = address
+    if not isinstance(store, str) and _marks.get(address) != store.mark:
+        _check_same(store)
+        _marks[address] = store.mark
+
+
+_marks: dict[str, str] = {}
+
+
+def _mark(address: str) -> str:
+    """What tells a store from any other, made by the first who asks."""
+    if address not in _marks or places.read(f"{address}/mark") is None:
+        made = uuid.uuid4().hex.encode()
+        if places.creates_once(address):
+            places.create(f"{address}/mark", made)
+        elif places.read(f"{address}/mark") is None:
+            places.write(f"{address}/mark", made)
+        _marks[address] = (places.read(f"{address}/mark") or made).decode()
+    return _marks[address]
+
+
+def _check_same(store: Told) -> None:
+    try:
+        found = places.read(f"{store.address}/mark")
+        why = "has no such store" if found is None else "has another store"
+    except PermissionError:
+        found, why = None, "may not read it"
+    if found != store.mark.encode():
+        raise Unseen(
+            f"A worker must see its driver's store, but {store.address} is of {store.teller}, and {_process()} {why} "
+            "there. Pass a --store that both reach: a folder that every machine mounts at that path, or "
+            "s3://BUCKET/rayfield."
+        )
+
+
+def _process() -> str:
+    """This process, as people know it: user, host and folder."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may have no names
+        user = str(os.getuid())
+    return f"{user} on {os.uname().nodename} in {os.getcwd()}"
 
 
 def tracking_uri() -> str:
     """Where MLflow is: MLFLOW_TRACKING_URI, or a database beside the local store."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        return uri
-    folder = Path(".rayfield" if is_remote(root()) else root()).resolve()
-    return f"sqlite:///{folder}/mlflow.db"
+        path = database(uri)
+        return uri if path is None or ":////" in uri else _of_database(path)
+    return _of_database(Path(places.absolute(DEFAULT if is_remote(root()) else root())) / "mlflow.db")
+
+
+_SQLITE = re.compile(r"sqlite(\+pysqlite)?:///(?P<path>[^?]+)(\?.*)?")
+
+
+def database(uri: str) -> Path | None:
+    """The file of an MLflow that is an SQLite database; None for a server, and for a database in memory."""
+    found = _SQLITE.fullmatch(uri)
+    return None if found is None or found["path"] == ":memory:" else Path(unquote(found["path"])).absolute()
+
+
+def _of_database(path: Path) -> str:
+    """The address of an SQLite database; `?` and `%` mean something else there."""
+    quoted = str(path).replace("%", "%25").replace("?", "%3F")
+    # MLflow makes the folder of a sqlite:/// address, and forgets to unquote it; not so if the driver is named
+    return f"sqlite{'' if quoted == str(path) else '+pysqlite'}:///{quoted}"
 
 
 def scratch_root() -> Path:

@@ -39,7 +39,7 @@ PARTS = 10  # of the validation split, from which its standard error is read
 LINES = 200  # updates that are logged
 
 
-@step(aside=("workers", "gpus"), spreads=True, strict=True)
+@step(aside=("feed", "workers", "gpus"), spreads=True, strict=True)
 def train(
     family: Family,
     table: Table | Streamed,
@@ -55,15 +55,16 @@ def train(
 
     `start` begins from another checkpoint's weights. `workers` and `gpus` (of each worker) are Ray Train's;
     `workers=0` trains in this process, `workers=(1, 4)` on as many as there is room for. `feed` is "indexed", from
-    memory, or "stream", through Ray Data; "auto" streams what would take more than a quarter of the memory. A source is
-    followed as its shards are made, and from the second pass on fed like a table.
+    memory, or "stream", from the disk of each machine; "auto" streams what would take more than a quarter of the
+    memory. They give the same rows in the same order. A source is followed as its shards are made, and from the second
+    pass on fed like a table.
     """
     gpus = gpus if gpus is not None else float(bool(context.resources.get("GPU", 0)))
     check_workers(workers, gpus, context.resources)
     data = _work(family, table, context) if isinstance(table, Streamed) else table
     streamed = feed == "stream" or (feed == "auto" and stream.too_large(data, family, context))
     if streamed:
-        stream.check(workers, family.representation())
+        stream.check(family.representation())
     context.note({"family": family, "workers": workers, "feed": "stream" if streamed else "indexed"})
     making = stream.making(data, workers, context) if isinstance(data, Work) else nullcontext("")
     with making as over:
@@ -74,7 +75,6 @@ def train(
             workers=workers,
             gpus=gpus,
             scratch=context.scratch,
-            datasets={"train": stream.dataset(data, family, context)} if streamed else None,
         )
     if not isinstance(made, Checkpoint):
         raise DataError("Ray Train ended without a checkpoint. `rayfield logs` has the workers' words.")
@@ -219,10 +219,14 @@ class Log:
             self.context.note({"pieces": pieces})
 
     def remarks(self) -> list[str]:
-        """What a reader of the checkpoint should know of the machine."""
-        if self.pieces == 1:
-            return []
-        return [f"memory ran out, so each batch was cut into {self.pieces} pieces, with the same result"]
+        """What a reader of the checkpoint should know of the machine, and of the scores that it was chosen by."""
+        said, goal = [], self.family.goal.name
+        scores = [line[f"val_{goal}"] for line in self.lines if f"val_{goal}" in line]
+        if lost := sum(score != score for score in scores):
+            said.append(f"{goal} on val was NaN at {lost} of {len(scores)} validations")
+        if self.pieces > 1:
+            said.append(f"memory ran out, so each batch was cut into {self.pieces} pieces, with the same result")
+        return said
 
     def _check(self, means: Mapping[str, float], step: int) -> None:
         bad = [name for name, value in means.items() if value != value]
@@ -242,6 +246,8 @@ class Log:
         self.context.log({f"val_{name}": value for name, value in score.items()}, step)
         self.lines.append({"step": step, **{f"val_{name}": value for name, value in score.items()}})
         value, error = score[goal.name], standard_error(family, parts).get(goal.name, 0.0)
+        if value != value:  # it could only be kept for want of another
+            return
         slack = 0.0 if error != error else error if goal.direction == "max" else -error
         if self.best is None or goal.better(value + slack, self.best_score) or value == self.best_score:
             self.best, self.chosen = weights_of(learner), step

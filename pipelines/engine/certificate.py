@@ -10,15 +10,18 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 from components.family import find
+from components.metrics.paired import difference
 from pipelines.engine import pipeline
 from pipelines.engine.catalog import certificate_key, exemption
 from pipelines.engine.code import ROOT
+from pipelines.engine.events import events
 from pipelines.engine.plans import Request, nodes, statuses
 from pipelines.engine.running import execute
 from pipelines.engine.store import Store
@@ -49,7 +52,7 @@ def certify(name: str, store: Store, folder: Path | None) -> bool:
         "2": _learns(name, results),
         "3": _exempt(name, 3) or _tests(name, "workers"),
         "4": _tests(name, "checkpoint"),
-        "5": _tuned(name, results),
+        "5": _tuned(name, results, _verdicts(store, found)),
         "6": _exempt(name, 6) or _reloads(name, results),
         "7": _drawn(store, found),
     }
@@ -107,14 +110,29 @@ def _learns(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tuned(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The best trial beside the preset, on the same test rows."""
+def _tuned(name: str, results: Mapping[str, Any], verdicts: Sequence[str]) -> dict[str, Any]:
+    """What the search chose and why, and the family as chosen beside the preset on the same test rows."""
     own = [m["result"] for m in results.values() if m["step"].endswith(":evaluate") and m["result"]["name"] == name]
-    tuned = [m for m in results.values() if m["step"].endswith(":tune")]
-    if not tuned or not own:
+    if len(own) != 2 or not verdicts:
         return {"ok": False, "found": "the search did not end"}
-    goal = own[0]["goal"]
-    return {"ok": True, "found": f"{goal}: preset {own[0]['test'][goal]:.3f}, tuned {own[-1]['test'][goal]:.3f}"}
+    preset, tuned = own  # in the order in which the pipeline is drawn
+    goal, error = preset["goal"], preset["error"].get(preset["goal"], nan)
+    if tuned["checkpoint"]["weights"] == preset["checkpoint"]["weights"]:
+        return {"ok": True, "found": f"{verdicts[-1]}; test {goal} {preset['test'][goal]:.3f} ± {error:.3f}"}
+    apart, by = difference(tuned, preset, "test")
+    scores = f"preset {preset['test'][goal]:.3f} ± {error:.3f}, tuned {tuned['test'][goal]:.3f}"
+    scores += f" ± {tuned['error'].get(goal, nan):.3f}, the difference {apart:+.3f} ± {by:.3f}"
+    return {"ok": not isnan(apart), "found": f"{verdicts[-1]}; test {goal}: {scores}"}
+
+
+def _verdicts(store: Store, found: list[dict[str, Any]]) -> list[str]:
+    """What `tune` said of its search, the latest run last."""
+    keys = [node["key"] for node in found if node["step"].endswith(":tune")]
+    lines = [
+        line for key in keys for run, _ in store.runs() for _, part in events(store, run, key, set()) for line in part
+    ]
+    told = sorted((line for line in lines if line["kind"] == "params"), key=lambda line: line["time"])
+    return [line["values"]["search"] for line in told if "search" in line["values"]]
 
 
 def _reloads(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,8 +165,6 @@ def _reloads(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _drawn(store: Store, found: list[dict[str, Any]]) -> dict[str, Any]:
     """The names of the figures that the run kept."""
-    from pipelines.engine.context import events
-
     names = set()
     for node in found:
         for run, _ in store.runs():

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,12 @@ import numpy as np
 from components.errors import RayfieldError
 from components.runtime.crash import point
 from components.runtime.files import keep
-from components.runtime.plain import allow, decode, encode
+from components.runtime.plain import allow, canonical, decode, encode
 from components.runtime.secrets import redacted
+from components.source import Asset, Changed, Source, digest_of
 from pipelines.engine.events import events
 from pipelines.engine.fingerprint import Root
-from pipelines.engine.keys import digest, fingerprint_of, in_key, ingredients, root_of
+from pipelines.engine.keys import digest, fingerprint_of, in_key, in_plan, ingredients, root_of
 from pipelines.engine.logs import captured
 from pipelines.engine.spending import spending
 from pipelines.engine.store import Store
@@ -47,6 +47,10 @@ class Running:
     resources: Mapping[str, float]
     own: tuple[str, ...] = ()
     """modules of one's own, whose classes results may name"""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """the digest of the listing of each source that the step was given, as its key holds it; see `name_of_source`"""
+    asked: set[str] = field(default_factory=set)
+    """those of them that were listed"""
     writer: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     waiting: list[dict[str, Any]] = field(default_factory=list)
     written: int = 0
@@ -59,8 +63,7 @@ class Running:
 
     @property
     def scratch(self) -> str:
-        address = self.store.address if self.store.remote else str(Path(self.store.address).resolve())
-        return f"{address}/scratch/{self.step_key}"
+        return f"{self.store.address}/scratch/{self.step_key}"
 
     def log(self, metrics: Mapping[str, float], step: int, *, trial: str = "") -> None:
         self._say(kind="metrics", step=step, trial=trial, values={k: float(v) for k, v in metrics.items()})
@@ -79,6 +82,16 @@ class Running:
 
     def progress(self, done: float, total: float, unit: str = "") -> None:
         self._say(kind="progress", done=done, total=total, unit=unit)
+
+    def listed(self, source: Source) -> list[Asset]:
+        assets, name = source.rows(), name_of_source(source)
+        if digest_of(assets) != self.sources.get(name, digest_of(assets)):
+            raise Changed(
+                "A step reads what its source listed when the plan was drawn, but files were added, changed or removed "
+                "since then. Run again when nothing writes to them: the plan is drawn anew."
+            )
+        self.asked.add(name)
+        return assets
 
     def key(self, *, of: Callable[..., Any] | None = None, **parts: Any) -> str:
         counted = {name: in_key(value) for name, value in parts.items()}
@@ -127,6 +140,11 @@ class Running:
             self.store.write(name, "".join(json.dumps(line) + "\n" for line in lines).encode())
             self.written += 1
             point("context: lines are written")
+
+
+def name_of_source(source: Source) -> str:
+    """What tells a source from others."""
+    return canonical(in_plan(source))
 
 
 def _without_old_progress(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

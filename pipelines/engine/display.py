@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from components.metrics.paired import difference, surpasses
 from pipelines.engine.store import Store
 from pipelines.engine.typed import typed
 
@@ -214,13 +215,33 @@ def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: M
         manifest = manifests.get(node["key"])
         seconds = f"{manifest['cost']['seconds']:.1f} s" if manifest else ""
         word = WORDS[status[node["key"]]]
-        table.add_row(word, node["title"], _escaped(manifest["describe"]) if manifest else "", seconds)
+        what = _escaped(manifest["describe"] + unbeaten(manifest, manifests.values())) if manifest else ""
+        table.add_row(word, node["title"], what, seconds)
     screen = console()
     screen.print()
     screen.print(table)
     for node in nodes:
         unread(quarantined(store, manifests.get(node["key"])), node["title"], FIRST, screen)
     _models(manifests, screen)
+
+
+def unbeaten(manifest: Mapping[str, Any], others: Iterable[Mapping[str, Any] | None]) -> str:
+    """The baselines on the same test assets that a model's score is not better than, by their difference's error."""
+    own = manifest["result"]
+    if not manifest["step"].endswith(":evaluate") or not own.get("parts"):
+        return ""
+    said = ""
+    for other in others:
+        if other and other["step"].endswith(":baseline") and _comparable(own, other["result"]):
+            value, error = difference(own, other["result"], "test")
+            if not surpasses(value, error, own["direction"]):
+                said += f"; not better than {other['result']['name']}: {value:+.3f} ± {error:.3f}"
+    return said
+
+
+def _comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two models were scored by one goal on the same test assets."""
+    return one["goal"] == other["goal"] and one["parts"].get("test") == other.get("parts", {}).get("test", "")
 
 
 def plain_table(*names: str, right: Sequence[str] = ("time",)) -> Any:

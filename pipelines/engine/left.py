@@ -71,8 +71,7 @@ def end(store: Store, run: str, code: int = INTERRUPTED, **more: Any) -> bool:
 
 
 def _record(store: Store, run: str) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = store.load(f"runs/{run}/run.json")
-    return found
+    return store.record(run)
 
 
 def _write(store: Store, run: str, record: dict[str, Any]) -> None:

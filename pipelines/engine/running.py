@@ -14,9 +14,11 @@ from typing import Any
 
 from components.errors import UsageError
 from components.runtime.crash import point
+from components.runtime.files import tracking_uri
+from components.steps.registry import check_address
 from pipelines.engine import stopping
 from pipelines.engine.display import console, results, summary, watcher
-from pipelines.engine.executors import Executor, OnRay
+from pipelines.engine.executors import Executor, OnRay, check_head
 from pipelines.engine.left import INTERRUPTED, end, hold, mark, tried
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.records import begun, counts, new_name
@@ -46,6 +48,8 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
     Of several drivers of one run the first writes its record and sends it to MLflow; the others work beside it.
     """
     run = run_name(request)
+    check_address(tracking_uri())
+    check_head(os.environ.get("RAY_ADDRESS", ""))
     with _clean_stdout():
         outcome, code, problem = _carried_out(request, nodes, store, run)
     _say(nodes, store, outcome, code, problem, run, as_json)
@@ -150,10 +154,10 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
     """Writes a run's record; one that a driver left behind goes on under its first title and time."""
     point("run: before its mark")
     mark(store, run)
-    before = store.load(f"runs/{run}/run.json") or {}
+    before = store.record(run) or {}
     if before.get("owner", {}).get("pid"):
         store.delete(stopping.mark(run))  # for a driver that is gone
-    kept = {name: before[name] for name in ("title", "started") if name in before}
+    kept: dict[str, Any] = {name: before[name] for name in ("title", "started") if name in before}
     store.begin(run, {**begun(request, nodes), **kept, "owner": owner()})
     point("run: its record written")
 

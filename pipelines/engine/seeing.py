@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.errors import UsageError, nearest
+from components.errors import DataError, RayfieldError, UsageError, nearest
 from components.runtime.files import tracking_uri, where
 from components.runtime.secrets import redact
 from pipelines.engine.events import events
@@ -101,7 +101,10 @@ class Run:
 
 def open_run(store: Store, name: str) -> Run:
     """A run by its whole name."""
-    record = _settled(store, name, store.load(f"runs/{name}/run.json"))
+    found = store.record(name)
+    if found is None:
+        raise _no_record(store, name)
+    record = _settled(store, name, found)
     state = state_of(store, name, record)
     steps = {node["key"]: _step(node) for node in record["nodes"]}
     for line in _ledger(store, name):
@@ -161,19 +164,24 @@ def find(store: Store, name: str = "last") -> str:
     if name == "last" and not known:
         raise UsageError(f"There is no run in {store.address} yet. `rayfield run quickstart` makes one.")
     if name == "last":
-        return next(run for run, _ in store.runs())
+        return next((run for run, _ in store.runs()), known[0])
     found = [run for run in known if run == name] or [
         run for run in known if run.startswith(name) or run.rpartition("-")[2].startswith(name)
     ]
-    if len(found) == 1 and store.read(f"runs/{found[0]}/run.json") is None:
-        raise UsageError(
-            f"A run must have its record, but gc removed that of {found[0]}. `rayfield runs` lists others."
-        )
+    if len(found) == 1 and store.record(found[0]) is None:
+        raise _no_record(store, found[0])
     if len(found) == 1:
         return found[0]
     if found:
         raise UsageError(f"{name!r} begins {len(found)} runs: {', '.join(found[:4])}. Write more of it.")
     raise UsageError(f"No run {name!r} in {store.address}.{nearest(name, known)} `rayfield runs` lists them.")
+
+
+def _no_record(store: Store, run: str) -> RayfieldError:
+    """Why a run cannot be looked at."""
+    if said := store.damaged_records().get(run):
+        return DataError(said)
+    return UsageError(f"A run must have its record, but gc removed that of {run}. `rayfield runs` lists others.")
 
 
 def find_step(run: Run, name: str) -> Step:
@@ -232,8 +240,14 @@ def quarantined(store: Store, manifest: Mapping[str, Any] | None) -> list[tuple[
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(pa.BufferReader(data), columns=["id", "reason"]).to_pylist()
-    return sorted((redact(row["id"]), redact(" ".join(row["reason"].split()))) for row in rows)
+    rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    return sorted((redact(row["id"]), redact(" ".join(_reason(row).split()))) for row in rows)
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    """Why an asset is in quarantine; a table of before this was kept does not say who refused it."""
+    by = row.get("by")
+    return f"{row['reason']} (refused by {by})" if by else row["reason"]
 
 
 def history(store: Store, manifest: Mapping[str, Any] | None) -> dict[str, list[tuple[int, float]]]:

@@ -190,10 +190,25 @@ class Store:
                     f"and {name} does. Wait for it, or use a store with conditional writes, such as S3."
                 )
 
+    def record(self, run: str) -> dict[str, Any] | None:
+        """A run's record; None if it has none, or none that can be read: that is set aside."""
+        found: dict[str, Any] | None = self.load(f"runs/{run}/run.json", _record)
+        return found
+
+    def damaged_records(self) -> dict[str, str]:
+        """Each run whose record was set aside, and what is to be said of it."""
+        labels = [label for label in self.names("damaged") if label.startswith("runs-") and label.endswith("-run.json")]
+        runs = [label.removeprefix("runs-").removesuffix("-run.json") for label in labels]
+        return {
+            run: f"The record of run {run} was damaged, and lies in {self.address}/damaged now. What its steps made is "
+            "safe: run its pipeline again."
+            for run in runs
+        }
+
     def runs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every run's record, the newest first."""
         for name in sorted(self.names("runs"), reverse=True):
-            record = self.load(f"runs/{name}/run.json")
+            record = self.record(name)
             if record:
                 yield name, record
 
@@ -276,6 +291,14 @@ def _lost(address: str) -> frozenset[str]:
     if time.monotonic() - when > NOTED:
         found = frozenset(places.names(f"{address}/damaged"))
         _heard[address] = time.monotonic(), found
+    return found
+
+
+def _record(data: bytes) -> dict[str, Any]:
+    """What a run's record says; a ValueError if it is none."""
+    found = json.loads(data)
+    if not isinstance(found, dict):
+        raise ValueError("a run's record is an object of JSON")
     return found
 
 

@@ -72,7 +72,7 @@ class Sender:
 
     def send(self) -> None:
         """Sends what has not been sent; whatever it raises, what was sent is marked."""
-        record = self.store.load(f"runs/{self.run}/run.json")
+        record = self.store.record(self.run)
         if record is None:
             return
         # before the events: what a step said before it ended is then among them

@@ -695,3 +695,36 @@ def test_python_m_pipelines_is_rayfield():
     found = subprocess.run([sys.executable, "-m", "pipelines", "--version"], cwd=ROOT, capture_output=True, text=True)
 
     assert found.stdout.startswith("rayfield, version")
+
+
+# Paths that were typed
+
+
+def test_a_root_that_was_typed_means_the_folder_where_it_was_typed(training, untracked, tmp_path, monkeypatch):
+    """Two folders have shapes of one name, and a plan of the one is no plan of the other."""
+    write_shapes(tmp_path / "a" / "shapes", each=2)
+    write_shapes(tmp_path / "b" / "shapes", each=3)
+    counted = {}
+    for name in ("a", "b", "a"):
+        monkeypatch.chdir(tmp_path / name)
+        assert rayfield("run", training[0], "--root", "shapes", "--dry-run").exit_code == 0
+        (plan,) = [
+            p
+            for p in Store.here().names("plans")
+            if f"/{name}/shapes" in (Store.here().read(f"plans/{p}") or b"").decode()
+        ]
+        counted[name] = plan
+
+    assert len(set(counted.values())) == 2
+
+
+def test_variables_that_name_paths_are_made_absolute_before_a_worker_has_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYFIELD_STORE", "store")
+    monkeypatch.setenv("RAYFIELD_CACHE", "cache")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///own.db")
+    assert rayfield("runs").exit_code == 0
+
+    assert os.environ["RAYFIELD_STORE"] == f"{tmp_path}/store"
+    assert os.environ["RAYFIELD_CACHE"] == f"{tmp_path}/cache"
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/own.db"

@@ -169,6 +169,20 @@ def test_a_score_that_is_no_number_replaces_no_champion(scores, name, quick):
     assert register(scored(scores, float("nan")), name=name).verdict == "HOLD"
 
 
+def test_a_score_that_is_no_number_makes_no_first_champion(scores, name, quick):
+    """Without a threshold nothing was asked of it."""
+    model = register(scored(scores, float("nan")), name=name)
+
+    assert (model.verdict, model.reasons) == ("HOLD", ("accuracy is not a number on the test assets",))
+
+
+def test_a_score_that_is_no_number_does_not_replace_another(scores, name, quick):
+    register(scored(scores, float("nan")), name=name, force=True)
+    model = register(scored(scores, float("nan"), val={"accuracy": 0.5}), name=name)
+
+    assert model.verdict == "HOLD"
+
+
 def test_where_less_is_better_the_worse_is_the_greater(scores, name, quick):
     least = replace(scores, goal="loss", direction="min", test={"loss": 0.5})
     register(least, name=name, gate=at_most(loss=1.0))
