@@ -24,8 +24,11 @@ from pipelines.engine import code
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.reading import IMPORTING, reading
 
-PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_")
+PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", "PYARROW_")
 """variables that say where things are and how fast they go, never what a result is"""
+
+ENVIRONMENT = (os.getenv.__code__.co_filename, Mapping.get.__code__.co_filename)
+"""code through which the environment is read"""
 
 
 @dataclass
@@ -40,7 +43,7 @@ class Observed:
 def observing(node: Mapping[str, Any], arguments: Any) -> Iterator[Observed]:
     """Notes what a step's own code reads meanwhile, less what its key holds."""
     seen, before = Observed(), set(sys.modules)
-    with reading(_is_of_the_step) as found:
+    with reading(_is_of_the_step, _itself) as found:
         yield seen
     paths = {os.path.abspath(path) for path in found.paths}
     seen.also += sorted(_strange(paths, node, arguments))
@@ -60,6 +63,13 @@ def _is_of_the_step(frame: FrameType | None) -> bool:
     return False
 
 
+def _itself(frame: FrameType | None) -> bool:
+    """Whether code of the step's key asks by itself: numba, say, reads all of the environment when it compiles."""
+    while frame is not None and frame.f_code.co_filename in ENVIRONMENT:
+        frame = frame.f_back
+    return frame is not None and not _is_brought(frame.f_code.co_filename) and _is_of_the_step(frame)
+
+
 @cache
 def _is_left_out(file: str) -> bool:
     """Whether a file moves bytes, draws or runs steps: what it reads is compared with digests, or decides no result."""
@@ -77,7 +87,8 @@ def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> l
     """Those of some paths that neither the key nor the engine answers for."""
     data = {str(code.data_path(name[5:])) for name in node["ingredients"]["code"] if name.startswith("data ")}
     near = tuple(_near())
-    left = [path for path in paths if path not in data and not path.startswith(near) and not path.endswith(".py")]
+    paths = [path for path in paths if not path.endswith(".py") and "__pycache__" not in Path(path).parts]
+    left = [path for path in paths if path not in data and not path.startswith(near)]
     if not left:
         return []
     watched = {os.path.abspath(path) for source in _sources(arguments) for path in source.watch()}

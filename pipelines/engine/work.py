@@ -69,7 +69,7 @@ def _worked(node: Mapping[str, Any], run: str, store: Store, resources: Mapping[
             _tell(seen.also, step, context)
         point("work: all is said, nothing committed")
         cost = {"seconds": round(time.time() - began, 3), **spent(store, run, node["key"])}
-        store.commit(node["key"], {**manifest(node, run, result, cost), "also": seen.also})
+        store.commit(node["key"], {**manifest(node, step, run, result, cost), "also": seen.also})
         point("work: committed, the runner not told")
         return {"ok": True}
     except Exception as error:
@@ -178,14 +178,14 @@ def made(store: Store, key: str, output: str = "") -> Any:
     return result[found["outputs"].index(output)] if output else result
 
 
-def manifest(node: Mapping[str, Any], run: str, result: Any, cost: Mapping[str, float]) -> dict[str, Any]:
+def manifest(node: Mapping[str, Any], step: Step, run: str, result: Any, cost: Mapping[str, float]) -> dict[str, Any]:
     """The record of a finished step."""
     return {
         "key": node["key"],
         "step": node["step"],
         "title": node["title"],
         "result": encode(result),
-        "outputs": list(step_of(node["step"]).outputs),
+        "outputs": list(step.outputs),
         "describe": describe(result),
         "ingredients": node["ingredients"],
         "class": "tolerance" if "package torch" in node["ingredients"]["code"] else "bitwise",
