@@ -87,6 +87,7 @@ def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> l
     """Those of some paths that neither the key nor the engine answers for."""
     data = {str(code.data_path(name[5:])) for name in node["ingredients"]["code"] if name.startswith("data ")}
     near = tuple(_near())
+    data |= {os.path.abspath(folder) for folder in sys.path}  # what is installed is listed, by numba for one
     paths = [path for path in paths if not path.endswith(".py") and "__pycache__" not in Path(path).parts]
     left = [path for path in paths if path not in data and not path.startswith(near)]
     if not left:
