@@ -18,6 +18,7 @@ MLflow logs and Ray pickles. Nothing is remembered on it; what changes during tr
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,6 +35,7 @@ from components.parameters import check_fields, read
 from components.pieces import gradients
 from components.ranges import Count, Natural, NotNegative, Positive, Share
 from components.representation import Representation
+from components.runtime.own import WRITTEN, class_in
 from components.space import Domain, loguniform
 from components.table import Rows
 
@@ -141,8 +143,8 @@ class Family:
 
     @property
     def name(self) -> str:
-        """The file's name, which is the family's name everywhere."""
-        return type(self).__module__.rpartition(".")[2]
+        """The file's name, which is the family's name everywhere; of one's own the class's, in lower case."""
+        return _name_of(type(self))
 
     @classmethod
     def at(cls, size: str) -> Self:
@@ -387,19 +389,38 @@ def names() -> list[str]:
 
 
 def find(name: str) -> type[Family]:
-    """The family whose file is called `name`."""
+    """The family whose file is called `name`; one's own is PATH.py, or PATH.py:Name where the file has several."""
+    if WRITTEN.fullmatch(name):
+        return class_in(name, Family, "family", "families")
     if name not in names():
-        raise UsageError(f"No family {name!r}.{nearest(name, names())} `rayfield families` lists all.")
+        known = f"{nearest(name, names())} `rayfield families` lists all; your own is PATH.py."
+        raise UsageError(f"No family {name!r}.{known}")
     module = importlib.import_module(f"components.families.{name}")
     own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Family)]
     (family,) = [c for c in own if c.__module__ == module.__name__]
     return family
 
 
+def called(name: str) -> type[Family]:
+    """The family of a name: of this project's, or of those of one's own that this process has imported."""
+    waiting = [Family]
+    while waiting:
+        family = waiting.pop()
+        waiting += family.__subclasses__()
+        if _name_of(family) == name and family.__module__ in sys.modules:
+            return family
+    return find(name)
+
+
+def _name_of(family: type[Family]) -> str:
+    folder, _, stem = family.__module__.rpartition(".")
+    return stem if folder == "components.families" else family.__name__.lower()
+
+
 def read_field(family: type[Family], name: str, text: str) -> Any:
     """The value that `text` gives to a field, by the field's annotation."""
     known = {f.name: f.type for f in fields(family)}  # type: ignore[arg-type]
-    where = family.__module__.rpartition(".")[2]
+    where = _name_of(family)
     if name not in known:
         raise UsageError(f"Family {where!r} has no field {name!r}.{nearest(name, list(known))}")
     return read(text, known[name], f"{where}.{name}")

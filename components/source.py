@@ -16,6 +16,7 @@ from typing import Any, dataclass_transform
 
 from components.errors import DataError, UsageError, nearest
 from components.parameters import check_fields, read
+from components.runtime.own import WRITTEN, class_in
 from components.runtime.secrets import redact
 
 SPLITS = ("train", "val", "test")
@@ -200,13 +201,23 @@ def names() -> list[str]:
 
 
 def kind_of(name: str) -> type[Source]:
-    """The source whose file is called `name`."""
+    """The source whose file is called `name`; one's own is PATH.py, or PATH.py:Name where the file has several."""
+    if WRITTEN.fullmatch(name):
+        return class_in(name, Source, "source", "sources")
     if name not in names():
-        raise UsageError(f"No source {name!r}.{nearest(name, names())} There are {', '.join(names())}.")
+        known = f"{nearest(name, names())} There are {', '.join(names())}; your own is PATH.py."
+        raise UsageError(f"No source {name!r}.{known}")
     module = importlib.import_module(f"components.sources.{name}")
     own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Source)]
     (kind,) = [c for c in own if c.__module__ == module.__name__]
     return kind
+
+
+def worded(text: str) -> tuple[str, list[str]]:
+    """A source's name, and the words of its fields: "furniture --textured" or "my shapes/scans.py --root DIR"."""
+    own = WRITTEN.match(text)
+    name, *more = (own[0], *text[own.end() :].split()) if own else text.split()
+    return name, more
 
 
 def find(name: str, settings: Mapping[str, str] | None = None) -> Source:

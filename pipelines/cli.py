@@ -164,13 +164,14 @@ def _check_store(address: str) -> None:
 
 def request_of(name: str, extra: list[str], sets: Sequence[str]) -> Any:
     """What was asked for: a pipeline, its parameters, the fields of families and of the source."""
+    from components.runtime.own import in_full
     from pipelines.engine.pipeline import find, options, sketch
     from pipelines.engine.plans import Request
 
     path = find(name)
     known = {parameter.name for parameter in sketch(path).parameters}
     given = options(extra)
-    texts = {n: v for n, v in given.items() if n in known}
+    texts = {n: in_full(v) for n, v in given.items() if n in known}
     return Request(path, texts, _settings(sets), located({n: v for n, v in given.items() if n not in known}))
 
 

@@ -4,10 +4,24 @@ The files that modules import, of the project and of one's own: what goes along 
 
 import ast
 import importlib.util
+import os
+import sysconfig
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 INSTALLED = ("site-packages", "dist-packages")
+
+
+@cache
+def is_brought(path: str) -> bool:
+    """Whether a file came with Python or with an installed package: it changes with a version only."""
+    return bool({*INSTALLED} & {*Path(path).parts}) or path.startswith(_pythons())
+
+
+@cache
+def _pythons() -> tuple[str, ...]:
+    return tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 
 
 def files(modules: Iterable[str]) -> dict[str, Path]:

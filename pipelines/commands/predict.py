@@ -54,15 +54,17 @@ def _one(model: str, file: Path, out: str | None, up: str, as_json: bool) -> Non
 
 
 def _all(model: str, source: str, words: list[str], out: str | None, up: str, on: str, as_json: bool) -> None:
-    from components.source import find, kind_of
+    from components.runtime.own import importing, written
+    from components.source import find, kind_of, worded
     from pipelines.engine.asking import ask_all
     from pipelines.engine.pipeline import options
 
-    name, *more = source.split()
+    name, more = worded(source)
     settings = located(options([*more, *words]))
-    if up != "y" and hasattr(kind_of(name), "up"):
-        settings["up"] = up
-    summary = ask_all(model, find(name, settings), out or "answers.parquet", on=on)
+    with importing(*written(name)):
+        if up != "y" and hasattr(kind_of(name), "up"):
+            settings["up"] = up
+        summary = ask_all(model, find(name, settings), out or "answers.parquet", on=on)
     if as_json:
         return click.echo(json.dumps(summary, indent=1))
     _say(summary)

@@ -117,17 +117,19 @@ def _at_a_tick(pipeline: str, words: list[str], sets: tuple[str, ...]) -> Any:
 def _check(request: Any) -> None:
     """Draws the pipeline as a run would: a wrong name is told now, and not at two in the morning."""
     from components.errors import DataError
-    from components.family import find, read_field
+    from components.family import called, read_field
+    from components.runtime.own import importing
     from pipelines.engine import pipeline
     from pipelines.engine.drawing import draw
 
-    function = pipeline.load(request.pipeline)
-    values = pipeline.values(function, request.texts, request.source)
-    for family, fields in request.settings.items():
-        for name, text in fields.items():
-            read_field(find(family), name, text)
-    with suppress(DataError, OSError):  # data may come by the time of the first tick; a wrong name may not
-        draw(function, values, request.settings)
+    with importing(*request.own):
+        function = pipeline.load(request.pipeline)
+        values = pipeline.values(function, request.texts, request.source)
+        for family, fields in request.settings.items():
+            for name, text in fields.items():
+                read_field(called(family), name, text)
+        with suppress(DataError, OSError):  # data may come by the time of the first tick; a wrong name may not
+            draw(function, values, request.settings)
 
 
 def _trigger(request: Any, given: dict[str, Any], now: int) -> Any:
@@ -162,11 +164,12 @@ def _change(request: Any, seconds: int) -> Any:
 
 
 def _sources(request: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    from components.source import worded
     from pipelines.engine.pipeline import options, sketch
 
     for parameter in sketch(request.pipeline).parameters:
         if parameter.annotation.rpartition(".")[2] == "Source":
-            word, *more = request.texts.get(parameter.name, parameter.default).split()
+            word, more = worded(request.texts.get(parameter.name, parameter.default))
             yield word, {**options(more), **request.source}
 
 

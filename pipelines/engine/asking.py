@@ -21,6 +21,7 @@ from components.errors import DataError, UsageError
 from components.mesh import Mesh
 from components.representations.views import Views
 from components.runtime import places
+from components.runtime.own import imported
 from components.runtime.secrets import redact
 from components.source import Asset, Source, Unreadable
 from components.step import Printing
@@ -149,9 +150,13 @@ def _place(on: str, count: int) -> str:
     """Where to work, with Ray at hand if it is there."""
     where = ("ray" if count > ENOUGH else "here") if on == "auto" else on
     if where == "ray":
+        from ray import cloudpickle
+
         from pipelines.engine.executors import connect
 
         connect()
+        for name in imported():  # which lie where no worker looks
+            cloudpickle.register_pickle_by_value(sys.modules[name])
     return where
 
 

@@ -9,9 +9,7 @@ changes with its version alone.
 import hashlib
 import importlib.util
 import json
-import os
 import sys
-import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
+from components.runtime.imports import is_brought
 from pipelines.engine.definitions import Source, digest_of, package_of, read, shown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -221,17 +220,6 @@ def _spec(name: str) -> ModuleSpec | None:
         return importlib.util.find_spec(name)
     except (ImportError, ValueError):  # a module that was made by hand
         return PathFinder.find_spec(name)
-
-
-@cache
-def is_brought(path: str) -> bool:
-    """Whether a file came with Python or with an installed package: it changes with a version only."""
-    return bool({"site-packages", "dist-packages"} & {*Path(path).parts}) or path.startswith(_pythons())
-
-
-@cache
-def _pythons() -> tuple[str, ...]:
-    return tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 
 
 def found_now(name: str) -> str:

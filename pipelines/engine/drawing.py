@@ -139,12 +139,12 @@ def _check_place(named: Any, what: str) -> None:
 def _all_met(settings: Mapping[str, Mapping[str, str]], met: set[tuple[str, str]]) -> None:
     if not settings:
         return
-    from components.family import find, read_field
+    from components.family import called, read_field
 
     for family, own in settings.items():
         for name in own:
             if (family, name) not in met:
-                read_field(find(family), name, own[name])  # an unknown name or value is the likelier mistake
+                read_field(called(family), name, own[name])  # an unknown name or value is the likelier mistake
                 raise UsageError(
                     f"--set {family}.{name} met no {family}: this pipeline builds none with these parameters."
                 )

@@ -21,7 +21,9 @@ IN_NO_KEY = (
     "components.resource",
     "components.step",
     "components.errors",
-    "pipelines",
+    "pipelines.engine",
+    "pipelines.commands",
+    "pipelines.cli",
 )
 """what moves bytes whose digest the reader checks, what draws, and what decides when a step runs, not what it makes"""
 PLOTTING = "components.plotting"

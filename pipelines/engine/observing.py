@@ -18,13 +18,14 @@ from types import FrameType
 from typing import Any
 
 from components.runtime.files import root, scratch_root
+from components.runtime.imports import is_brought
 from components.runtime.places import is_remote
 from components.source import Source
 from pipelines.engine import code
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.reading import IMPORTING, reading
 
-PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_")
+PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", "PYARROW_")
 """variables that say where things are and how fast they go, never what a result is"""
 MAPPINGS = ("<frozen os>", "<frozen _collections_abc>", os.__file__, collections.abc.Mapping.get.__code__.co_filename)
 """through which the environment is asked"""
@@ -68,7 +69,9 @@ def _is_the_step(frame: FrameType | None) -> bool:
     """Whether the step's own code asks, and not a library that looks for its own settings."""
     while frame is not None and frame.f_code.co_filename.startswith(MAPPINGS):
         frame = frame.f_back
-    if frame is None or _is_left_out(frame.f_code.co_filename) or _is_brought(frame.f_code.co_filename):
+    if frame is None or frame.f_code.co_filename.startswith("<"):  # Python's own, such as what finds a home folder
+        return False
+    if _is_left_out(frame.f_code.co_filename) or _is_brought(frame.f_code.co_filename):
         return False
     return any(_is_environment(name, frame) for name in frame.f_code.co_names)
 
@@ -91,14 +94,16 @@ def _is_left_out(file: str) -> bool:
 
 def _is_brought(file: str) -> bool:
     ours = file.startswith(tuple(f"{code.ROOT / top}{os.sep}" for top in code.OURS))
-    return not ours and code.is_brought(file)
+    return not ours and is_brought(file)
 
 
 def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> list[str]:
     """Those of some paths that neither the key nor the engine answers for."""
     data = {str(code.data_path(name[5:])) for name in node["ingredients"]["code"] if name.startswith("data ")}
     near = tuple(_near())
-    left = [path for path in paths if path not in data and not path.startswith(near) and not path.endswith(".py")]
+    data |= {os.path.abspath(folder) for folder in sys.path}  # what is installed is listed, by numba for one
+    paths = [path for path in paths if not path.endswith(".py") and "__pycache__" not in Path(path).parts]
+    left = [path for path in paths if path not in data and not path.startswith(near)]
     if not left:
         return []
     watched = {os.path.abspath(path) for source in _sources(arguments) for path in source.watch()}

@@ -3,21 +3,16 @@ What a pipeline is: a function marked `@pipeline`, and what can be read of it wi
 """
 
 import ast
-import importlib.util
 import inspect
-import os
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_type_hints
 
 from components.errors import UsageError, nearest
-from pipelines.engine.code import ROOT, is_brought, paths_of
+from components.runtime.own import loaded
+from pipelines.engine.code import ROOT
 from pipelines.engine.kinds import FAMILY, is_kind
 
 
@@ -31,7 +26,7 @@ def called(source: Any) -> str:
     """What a model that learned from a source is called by default: as the source, or as the folder that it reads."""
     from components.sources.folder import Folder
 
-    kind = type(source).__module__.rpartition(".")[2]
+    kind = type(source).__name__.lower()
     own = Path(source.root).resolve().name if isinstance(source, Folder) else kind
     return re.sub(r"[^\w.-]+", "-", own).strip("-.") or kind  # MLflow takes no other characters
 
@@ -128,59 +123,9 @@ def _help(doc: str) -> dict[str, str]:
 
 def load(path: Path) -> Callable[..., None]:
     """The pipeline itself, imported."""
-    inside = path.is_relative_to(ROOT / "pipelines")
-    name = f"pipelines.{path.stem}" if inside else f"rayfield_{path.stem}"
-    with importing(path):
-        module = importlib.import_module(name) if inside else _own_module(name, path)
-    own = [v for v in vars(module).values() if getattr(v, "is_pipeline", False) and v.__module__ == name]
+    module = loaded(path)
+    own = [v for v in vars(module).values() if getattr(v, "is_pipeline", False) and v.__module__ == module.__name__]
     return own[0]
-
-
-def _own_module(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def importing(path: Path) -> Iterator[None]:
-    """Meanwhile what lies beside a pipeline of one's own can be imported, as by `python PATH`."""
-    folder, before = str(path.parent), set(sys.modules)
-    joins = not path.is_relative_to(ROOT / "pipelines") and sys.path[:1] != [folder]
-    sys.path[:0] = [folder] * joins
-    try:
-        yield
-    except (ImportError, SyntaxError) as error:
-        raise _told(error) from None
-    finally:
-        if joins:
-            sys.path.remove(folder)
-            _leave(folder, before)
-
-
-def _leave(folder: str, before: set[str]) -> None:
-    """Another pipeline of this process may have modules of the same names beside it."""
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None) or ""
-        if file.startswith(folder + os.sep) and not is_brought(file) and not any(map(Path.is_file, paths_of(name))):
-            del sys.modules[name]
-
-
-def _told(error: ImportError | SyntaxError) -> Exception:
-    """The mistake in one line, if it was made in a file of the user's."""
-    if isinstance(error, SyntaxError):
-        file, line, words = error.filename or "", error.lineno, f"is not Python: {error.msg}."
-    else:
-        frames = [
-            f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen importlib")
-        ]
-        file, line = frames[-1].filename, frames[-1].lineno
-        words = f"imports what is not there: {error}. Install it, or put it beside the pipeline or on PYTHONPATH."
-    ours = file.startswith(f"{ROOT / 'pipelines' / 'engine'}{os.sep}")
-    return error if ours or is_brought(file) else UsageError(f"{file}, line {line}, {words}")
 
 
 def _all_known(function: Callable[..., None], source: str, given: Mapping[str, str]) -> None:
@@ -235,7 +180,7 @@ def options(words: Sequence[str]) -> dict[str, str]:
 def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapping[str, str]) -> dict[str, Any]:
     """The parameters of a pipeline: each text read as its annotation says, the rest by default."""
     from components.parameters import check, read
-    from components.source import Source
+    from components.source import Source, worded
     from components.source import find as find_source
 
     hints, signature = get_type_hints(function, include_extras=True), inspect.signature(function)
@@ -247,7 +192,7 @@ def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapp
         kind = hints.get(name, str)
         given = texts.get(name, parameter.default)
         if kind is Source and isinstance(given, str):
-            word, *more = given.split()
+            word, more = worded(given)
             settings = {**options(more), **source}
             _all_known(function, word, settings)
             found[name] = find_source(word, settings)

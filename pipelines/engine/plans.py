@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.runtime.crash import point
+from components.runtime.own import importing, is_own, written
 from pipelines.engine.code import LOCK, OURS, ROOT, Module, closure, data_path, found_now, module, path_of
-from pipelines.engine.pipeline import importing
 from pipelines.engine.reading import loaded, packages, reading, variables
 from pipelines.engine.store import Store, StoreError, sealed, unsealed
 
@@ -46,6 +46,12 @@ class Request:
     def name(self) -> str:
         return self.pipeline.stem
 
+    @property
+    def own(self) -> list[Path]:
+        """The files of one's own code that it names: the pipeline's, and those of families and sources."""
+        named = (path.resolve() for text in self.texts.values() for path in written(text))
+        return [path for path in dict.fromkeys((self.pipeline, *named)) if is_own(path)]
+
     def digest(self) -> str:
         inside = self.pipeline.is_relative_to(ROOT)
         place = str(self.pipeline.relative_to(ROOT) if inside else self.pipeline)
@@ -71,7 +77,7 @@ def nodes(request: Request, store: Store) -> list[dict[str, Any]]:
 def remembered(request: Request, store: Store) -> list[dict[str, Any]] | None:
     """The remembered nodes, if nothing that decided them has changed."""
     held = store.load(f"plans/{request.digest()}.json", unsealed)
-    with importing(request.pipeline):
+    with importing(*request.own):
         return _unfolded(held) if held is not None and _holds(held) else None
 
 
@@ -141,7 +147,7 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
     from pipelines.engine.drawing import draw
 
     before, began = set(sys.modules), time.time_ns()
-    with importing(request.pipeline):
+    with importing(*request.own):
         with reading() as seen:
             function = pipeline.load(request.pipeline)
             values = pipeline.values(function, request.texts, request.source)

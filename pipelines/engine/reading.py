@@ -16,8 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from components.runtime.imports import is_brought
 from components.runtime.secrets import is_secret
-from pipelines.engine.code import ROOT, is_brought
+from pipelines.engine.code import ROOT
 
 LISTINGS = ("os.listdir", "os.scandir")
 IMPORTING = "<frozen importlib"

@@ -17,9 +17,9 @@ from typing import Any
 
 from components.errors import DataError
 from components.runtime.files import digest_of, scratch_root
+from components.runtime.own import importing
 from pipelines.engine.code import LOCK, OURS, ROOT, files_of, path_of
 from pipelines.engine.packing import listed
-from pipelines.engine.pipeline import importing
 from pipelines.engine.plans import Request, files_of_plan
 from pipelines.engine.store import Store
 
@@ -46,7 +46,7 @@ def take(request: Request, nodes: Iterable[Mapping[str, Any]], store: Store) -> 
     other code.
     """
     drawn = files_of_plan(request, store)
-    with importing(request.pipeline):
+    with importing(*request.own):
         found = files(list(nodes))
     held = {name: path.read_bytes() for name, path in found.items()}
     _same(found, held, drawn)

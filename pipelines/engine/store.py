@@ -5,6 +5,7 @@ Where everything that is kept lies: files, on a disk or in a bucket.
     plans/<digest>.json  drawn graphs                   runs/<run>/       what happened, appended
     leases/<key>/<n>     who works on a key             scratch/<key>/    half-done work that survives a crash
     damaged/             what was found damaged, and notes of what was found missing
+    mark                 tells this store from any other: a worker compares it with what its driver told it
 
 A step commits by writing its objects, then creating its manifest if there is none. There is no database and no server.
 Manifests, plans, records, and whatever steps say and print, have a seal, the digest of all that they say: one that a

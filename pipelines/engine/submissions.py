@@ -21,12 +21,12 @@ from typing import Any
 
 from components.errors import RayfieldError, UsageError
 from components.runtime.files import tracking_uri
+from components.runtime.own import importing
 from components.runtime.secrets import redact, redacted
 from pipelines.engine.code import ROOT, companions
 from pipelines.engine.jobs import LIVE, Jobs, Unreachable
 from pipelines.engine.left import INTERRUPTED, end, hold
 from pipelines.engine.packing import pack
-from pipelines.engine.pipeline import importing
 from pipelines.engine.plans import Request
 from pipelines.engine.records import begun, new_name
 from pipelines.engine.snapshot import OWN, PACKED, files, own_files
@@ -76,7 +76,7 @@ def submit(
                 return found, True
         made = _record(request, nodes, store, jobs.address)
         try:
-            _hand_over(made, request.pipeline, nodes, words, jobs, variables)
+            _hand_over(made, request, nodes, words, jobs, variables)
         except RayfieldError as error:
             end(store, made.run, 1, error=redact(str(error)))
             raise
@@ -231,19 +231,18 @@ def _record(request: Request, nodes: Sequence[Mapping[str, Any]], store: Store, 
 
 def _hand_over(
     made: Submission,
-    pipeline: Path,
+    request: Request,
     nodes: Sequence[Mapping[str, Any]],
     words: Sequence[str],
     jobs: Jobs,
     variables: Mapping[str, str],
 ) -> None:
     """Sends the project and what the keys cover: a file that git does not track goes along where a key has it."""
-    with importing(pipeline):
+    with importing(*request.own):
         covered, own = files(list(nodes)), {f"{OWN}/{name}": path for name, path in own_files(nodes).items()}
-    if pipeline.is_relative_to(ROOT):
-        own |= {str(pipeline.relative_to(ROOT)): pipeline}
-    else:
-        own |= {f"{OWN}/{name}": path for name, path in companions(pipeline)}
+    own |= {f"{OWN}/{name}": path for file in request.own for name, path in companions(file)}
+    if request.pipeline not in request.own:
+        own |= {str(request.pipeline.relative_to(ROOT)): request.pipeline}
     with tempfile.TemporaryDirectory() as folder:
         package = pack(ROOT, Path(folder) / "project.zip", {**covered, **own})
         jobs.submit(made.id, shlex.join(words), package, {**variables, "RAYFIELD_RUN": made.run, PACKED: "1"})
@@ -251,14 +250,25 @@ def _hand_over(
 
 def _words(request: Request, here: bool) -> list[str]:
     """The command of the job: what was asked for here, in the project as it is unpacked there."""
-    inside = request.pipeline.is_relative_to(ROOT)
-    name = str(request.pipeline.relative_to(ROOT)) if inside else f"{OWN}/{request.pipeline.name}"
-    own = [f"--{name}={value}" for name, value in request.texts.items()]
+    name = _sent(request, request.pipeline)
+    own = [f"--{name}={_named_there(request, value)}" for name, value in request.texts.items()]
     own += [f"--{name}={_reachable(name, value, here)}" for name, value in request.source.items()]
     for family, fields in request.settings.items():
         own += [word for field, value in fields.items() for word in ("--set", f"{family}.{field}={value}")]
     # a cluster of this machine has this Python; on another one it is the image's
     return [sys.executable if here else "python", "-m", "pipelines", "run", name, *own]
+
+
+def _sent(request: Request, path: Path) -> str:
+    """Where a file of code lies in a job."""
+    return f"{OWN}/{path.name}" if path in request.own else str(path.relative_to(ROOT))
+
+
+def _named_there(request: Request, text: str) -> str:
+    """A parameter as the job is to read it: files of one's own code are named where they lie there."""
+    for path in request.own:
+        text = text.replace(str(path), _sent(request, path))
+    return text
 
 
 def _reachable(name: str, value: str, here: bool) -> str:

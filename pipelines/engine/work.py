@@ -71,7 +71,7 @@ def _worked(node: Mapping[str, Any], run: str, store: Store, resources: Mapping[
         point("work: all is said, nothing committed")
         cost = {"seconds": round(time.time() - began, 3), **spent(store, run, node["key"])}
         files = handed_over(store, run, node["key"])
-        store.commit(node["key"], {**manifest(node, run, result, cost, files), "also": seen.also})
+        store.commit(node["key"], {**manifest(node, step, run, result, cost, files), "also": seen.also})
         point("work: committed, the runner not told")
         return {"ok": True}
     except Exception as error:
@@ -90,12 +90,9 @@ def _failed(error: Exception) -> dict[str, Any]:
 def importable(node: Mapping[str, Any]) -> Iterator[None]:
     """Imports what the step's code imports, one's own from the run's copy, before the step can change any of it."""
     own, folder, path = own_modules([node]), os.environ.get(CODE), list(sys.path)
+    others = {name: sys.modules.pop(name) for name in own if folder and name in sys.modules}
     allow(own)
-    if folder:
-        sys.path.insert(0, folder)
-        for name in own:
-            if not str(getattr(sys.modules.get(name), "__file__", folder)).startswith(folder):
-                del sys.modules[name]  # of another pipeline, which this process drew or ran before
+    sys.path[:0] = [folder] if folder else []
     try:
         for name in node["modules"]:
             with suppress(ImportError):  # what a function would try to import, and does without
@@ -103,6 +100,9 @@ def importable(node: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = path
+        for name in own if folder else ():
+            sys.modules.pop(name, None)  # another run may have others of the same names
+        sys.modules.update(others)
 
 
 def keyed(node: Mapping[str, Any]) -> list[str]:
@@ -182,7 +182,12 @@ def made(store: Store, key: str, output: str = "") -> Any:
 
 
 def manifest(
-    node: Mapping[str, Any], run: str, result: Any, cost: Mapping[str, float], files: Sequence[Mapping[str, Any]] = ()
+    node: Mapping[str, Any],
+    step: Step,
+    run: str,
+    result: Any,
+    cost: Mapping[str, float],
+    files: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The record of a finished step; a lost one of its `files`, figures among them, has it made anew as well."""
     return {
@@ -190,7 +195,7 @@ def manifest(
         "step": node["step"],
         "title": node["title"],
         "result": encode(result),
-        "outputs": list(step_of(node["step"]).outputs),
+        "outputs": list(step.outputs),
         "describe": describe(result),
         "ingredients": node["ingredients"],
         "class": "tolerance" if "package torch" in node["ingredients"]["code"] else "bitwise",

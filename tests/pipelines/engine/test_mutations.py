@@ -677,7 +677,7 @@ def test_only_what_finds_families_sources_and_results_imports_by_a_name_that_it_
         if "import_module(" in path.read_text() or "__import__(" in path.read_text()
     }
 
-    assert by_name == {"family.py", "source.py", "runtime/plain.py"}
+    assert by_name == {"family.py", "source.py", "runtime/plain.py", "runtime/own.py"}
 
 
 def test_only_resource_reads_what_lies_beside_the_code():
@@ -687,7 +687,7 @@ def test_only_resource_reads_what_lies_beside_the_code():
         if "__file__" in path.read_text()
     }
 
-    assert beside == {"resource.py", "runtime/plain.py", "steps/upload.py"}
+    assert beside == {"resource.py", "runtime/plain.py", "runtime/own.py", "steps/upload.py"}
 
 
 # Parameters

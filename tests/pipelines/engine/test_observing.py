@@ -66,6 +66,22 @@ def test_a_variable_that_is_read_is_named_and_one_that_says_where_things_are_is_
     assert manifest["also"] == ["the variable WORDS"]
 
 
+@pytest.mark.parametrize("what", ['os.getenv("WORDS")', 'os.environ.get("WORDS")', "dict(os.environ)"])
+def test_a_variable_is_named_however_a_step_reads_it(tmp_path, own_store, monkeypatch, what):
+    monkeypatch.setenv("WORDS", "three")
+    _, _, manifest = run(tmp_path, Store(str(own_store)), what)
+
+    assert "the variable WORDS" in manifest["also"]
+
+
+def test_what_a_library_reads_of_the_environment_for_itself_is_not_named(tmp_path, own_store, monkeypatch):
+    """As numba does when it compiles: on a machine that has compiled nothing yet a strict step would fail."""
+    monkeypatch.setenv("LOGNAME", "somebody")
+    _, _, manifest = run(tmp_path, Store(str(own_store)), "import getpass; getpass.getuser()")
+
+    assert manifest["also"] == []
+
+
 def test_a_module_that_is_imported_by_a_made_up_name_is_named(tmp_path, own_store, monkeypatch):
     (tmp_path / "late_one.py").write_text("LATE = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
