@@ -3,17 +3,23 @@ The README says what is so: its table is the one that `rayfield families --markd
 """
 
 import re
+import shlex
 
 import pytest
 from click import Context
 
 from components.family import names
+from components.sources.furniture import Furniture
 from pipelines.cli import main
 from pipelines.engine import pipeline
 from pipelines.engine.catalog import table
 from pipelines.engine.code import ROOT
+from tests.integration import test_readmes_commands
+from tests.readme import blocks, promises
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BY_CI = {"make quickstart", "make test", "rayfield predict models:/furniture@champion chair.obj"}
+REASONS = ("not run: ", "planned: ")
 
 
 def test_the_table_of_families_is_the_generated_one():
@@ -54,3 +60,45 @@ def test_every_test_that_shows_what_the_engine_promises_is_there():
 
     assert len(named) > 30
     assert [name for name in named if not any(path.endswith(f"/{name}") for path in there)] == []
+
+
+# Its commands are run
+
+
+def test_every_command_of_the_readme_is_run_or_says_why_not():
+    """By CI, or by tests/integration/test_readmes_commands.py; a comment before a block says why it is not."""
+    unmarked = [command for block in blocks(README) if not block.mark.startswith(REASONS) for command in block.commands]
+
+    assert set(unmarked) <= BY_CI | {*test_readmes_commands.RUN, *test_readmes_commands.SERVED}
+    assert "```" not in README, "tests/readme.py reads indented blocks"
+
+
+def test_a_new_block_without_a_reason_is_noticed():
+    added = blocks(README + "\n\n    rayfield invent\n\n<!-- not run: needs a moon -->\n\n    rayfield land\n")[-2:]
+
+    assert [(block.commands, block.mark) for block in added] == [
+        (("rayfield invent",), ""),
+        (("rayfield land",), "not run: needs a moon"),
+    ]
+
+
+def test_ci_runs_what_the_readme_has_it_run():
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+    assert {command for block in blocks(README) for command in block.commands} >= BY_CI
+    assert [command for command in BY_CI if not re.search(rf"{re.escape(command)}(?![\w-])", lines)] == []
+
+
+def test_ci_compares_what_the_readme_promises_for_the_commands_that_it_runs():
+    compared = re.findall(r"^run (.*)$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    names = {shlex.split(line)[1] for line in compared}
+
+    assert names == {"make quickstart, after the installation", "the same again, all kept", "rayfield --help"}
+    assert names <= promises(README).keys()
+
+
+def test_the_readme_counts_the_furniture_right():
+    rows = Furniture().rows()
+
+    assert f"turns {len(rows)} real pieces of furniture" in README
+    assert f"names {len({row.label for row in rows})} kinds of them" in README

@@ -4,7 +4,6 @@ Two registered versions of a real model: from the command line, over a whole sou
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,8 @@ from components.steps.train import train
 from components.steps.upload import example
 from pipelines.cli import main
 from tests.meshes import small_voxnet, write_shapes
+from tests.readme import README, blocks
+from tests.services.servers import free_port
 
 NAME = "two-versions"
 ALONE = """
@@ -250,14 +251,17 @@ def test_the_registered_model_answers_alone_as_it_did_here(made, stranger, tmp_p
 
 
 @pytest.mark.services
-def test_mlflow_serves_it_over_http(made, stranger, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["mlflow", "models", "serve", "-m", f"models:/{NAME}/1", "--env-manager", "local"]
-    command += ["-h", "127.0.0.1", "-p", str(port)]
+def test_mlflow_serves_it_over_http_by_the_readmes_commands(made, stranger, tmp_path):
+    """Where they are typed lies a store; the variable that they set is all that names it."""
+    database = Path(stranger.pop("MLFLOW_TRACKING_URI").removeprefix("sqlite:///"))
+    (tmp_path / ".rayfield").mkdir()
+    (tmp_path / ".rayfield" / "mlflow.db").symlink_to(database)
+    (serving,) = [b.commands for b in blocks(README.read_text(encoding="utf-8")) if "models serve" in b.commands[-1]]
+    port = free_port()
+    lines = "\n".join(serving).replace("furniture", NAME) + f" -p {port}"
     question = example(made.scores[0])
     body = json.dumps({"inputs": {name: value.tolist() for name, value in question.items()}}).encode()
+    command = ["bash", "-c", lines]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, cwd=tmp_path, env=stranger, stdout=log, stderr=log, start_new_session=True)
     try:
