@@ -40,6 +40,7 @@ PURE = frozenset(
         "torch.jit": ("ignore", "script", "unused"),
         "numba": ("cfunc", "guvectorize", "jit", "njit", "stencil", "vectorize"),
         "jax": ("jit",),
+        "components.kernels.compiled": ("kernel",),
     }.items()
     for name in names
 )

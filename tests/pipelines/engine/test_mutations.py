@@ -295,6 +295,42 @@ def test_no_mutation_of_words_or_of_what_is_not_used_changes_any_key(project, na
     assert changed(before, said(ALL)) == set()
 
 
+KERNELS = {
+    "components/kernels/__init__.py": "",
+    "components/kernels/compiled.py": "def kernel(function):\n    return function\n",
+    "components/kernels/fast.py": """from components.kernels.compiled import kernel
+
+
+@kernel
+def used(n):
+    return n + 1
+
+
+@kernel
+def unused(n):
+    return n + 5
+""",
+}
+
+
+def test_a_kernel_is_in_the_keys_of_what_calls_it_alone_and_so_is_how_it_is_compiled(project):
+    for name, text in KERNELS.items():
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(text)
+    mutate(
+        project, "components/steps/load.py", "import json\n", "import json\nfrom components.kernels.fast import used\n"
+    )
+    mutate(project, "components/steps/load.py", "rows[1:]", "used(rows)")
+    before = said(ALL)
+    mutate(project, "components/kernels/fast.py", "n + 5", "n + 6")
+    assert changed(before, said(ALL)) == set()
+
+    mutate(project, "components/kernels/fast.py", "n + 1", "n + 2")
+    assert changed(before, after := said(ALL)) == {LOAD}
+    mutate(project, "components/kernels/compiled.py", "return function", "return function or print")
+    assert changed(after, said(ALL)) == {LOAD}
+
+
 MARKS = {
     "a package's": ("from numba.extending import overload", "@overload(len)"),
     "a module's of the project": ("from components import marks", "@marks.noted"),
@@ -640,6 +676,8 @@ REAL = {
         "range(8, -1, -1)",
         {"gaussians"},
     ),
+    "how kernels are compiled": ("components/kernels/compiled.py", "nogil=True", "nogil=False", EVERY),
+    "where compiled kernels are kept": ("components/runtime/compilation_cache.py", "KEPT = 90", "KEPT = 9", set()),
     "a layer": ("components/layers/ssim.py", "SIZE, SIGMA = 11, 1.5", "SIZE, SIGMA = 13, 1.5", {"gaussians"}),
     "a constant of a layer": ("components/layers/splats.py", "NEAR = ", "NEAR = 2 * ", {"gaussians"}),
     "a representation": (
