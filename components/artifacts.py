@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan, nan
 
-import numpy as np
 from safetensors.torch import load as load_tensors
 from torch import nn
 
@@ -56,6 +56,29 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """A model that `best_of` did not take."""
+
+    name: str
+    value: float
+    """its goal on val"""
+    difference: float
+    """of the chosen one's goal less its own"""
+    error: float
+    """the difference's standard error, over the same assets where it may be; NaN where it is not known"""
+    tie: bool
+    """whether it is within one standard error of the best"""
+
+    def describe(self) -> str:
+        """ "voxnet 0.714 (a tie: +0.000 ± 0.061, with no fewer parameters)"."""
+        if isnan(self.value):
+            return f"{self.name} nan (no number, so it cannot win)"
+        error = "" if isnan(self.error) else f" ± {self.error:.3f}"
+        tie = f" (a tie: {self.difference:+.3f}{error}, with no fewer parameters)" if self.tie else ""
+        return f"{self.name} {self.value:.3f}{tie}"
+
+
+@dataclass(frozen=True)
 class Scores:
     """How good a model is on the validation and the test split, and how sure that is."""
 
@@ -82,8 +105,16 @@ class Scores:
     """whose features a generative family was judged by"""
     unlearned: Mapping[str, int] = field(default_factory=dict)
     """classes that training never had, and how many assets of val and test are of each: they count as wrong"""
-    over: tuple[tuple[str, float], ...] = field(default=(), metadata=ASIDE)
-    """the others that `best_of` compared it with, each with its validation score"""
+    left_out: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """split -> the goal without each part of its assets in turn: what two models' difference is as sure as"""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """split -> digest of those parts: the same where two models were scored on the same assets"""
+    over: tuple[Rival, ...] = field(default=(), metadata=ASIDE)
+    """the others that `best_of` compared it with"""
+
+    def value(self, split: str) -> float:
+        """The goal on a split; NaN where it is not known."""
+        return getattr(self, split).get(self.goal, nan)
 
     def text(self, score: str = "") -> str:
         """ "0.62 ± 0.05"."""
@@ -92,16 +123,12 @@ class Scores:
         return f"{self.test[name]:.3f}{error}"
 
     def describe(self) -> str:
-        val = self.val.get(self.goal, np.nan)
+        val = self.value("val")
         if self.over:
-            return f"{self.name} (val {self.goal} {val:.3f}), over {', '.join(self._others(val))}"
+            return f"{self.name} (val {self.goal} {val:.3f}), over {', '.join(r.describe() for r in self.over)}"
         said = f"{self.name}: {self.goal} {self.text()} on {self.count} test rows (val {val:.3f})"
         names = ", ".join(f"{label} ({count})" for label, count in self.unlearned.items())
         return f"{said}; never learned, so counted as wrong: {names}" if names else said
-
-    def _others(self, val: float) -> list[str]:
-        """Those that it was chosen over; of equals `best_of` takes the first."""
-        return [f"{name} {own:.3f}" + (" (a tie: the first)" if own == val else "") for name, own in self.over]
 
 
 @dataclass(frozen=True)
@@ -158,5 +185,5 @@ class Model:
 
     def describe(self) -> str:
         of = f" ({self.what})" if self.what else ""
-        alias = " is champion" if self.verdict == "PROMOTE" else f": {self.verdict} ({'; '.join(self.reasons)})"
+        alias = " became champion" if self.verdict == "PROMOTE" else f": {self.verdict} ({'; '.join(self.reasons)})"
         return f"{self.name} version {self.version}{of}{alias}"

@@ -20,6 +20,7 @@ import numpy as np
 from components.errors import DataError
 from components.mesh import Mesh
 from components.runtime.archives import read_member
+from components.source import Changed
 
 LIBRARIES = ("BlendSwap-CC-0", "BlendSwap-CC-BY", "KatorLegaz", "Reallusion", "Scopia")
 LICENCES = {
@@ -44,7 +45,8 @@ class Piece:
     model: str  # where its OBJ lies in the library
     size: tuple[float, float, float]  # width (x), height (y) and depth (z) in cm
     rotation: tuple[float, ...]  # 9 numbers, row by row: model to upright
-    digest: str  # of everything in its folder
+    contents: str  # of every file in its folder the name, the size and the checksum, by which a zip's bytes are checked
+    digest: str  # of the contents, the size and the rotation
 
 
 def pieces(root: Path) -> list[Piece]:
@@ -66,6 +68,8 @@ def open_piece(root: Path, piece: Piece) -> Mesh:
 
     with zipfile.ZipFile(root / f"{piece.library}.sh3f") as archive:
         folder, files = posixpath.dirname(piece.model), set(archive.namelist())
+        if _folders(archive).get(folder) != piece.contents:
+            raise Changed(f"What is decoded is what was listed, but {archive.filename} changed since then. Run again.")
 
         def resolve(name: str) -> bytes | None:
             path = posixpath.normpath(posixpath.join(folder, name.replace("\\", "/")))
@@ -82,17 +86,15 @@ def open_piece(root: Path, piece: Piece) -> Mesh:
 
 def _of_library(path: Path, library: str) -> Iterator[Piece]:
     with zipfile.ZipFile(path) as archive:
-        folders: dict[str, list[str]] = {}
-        for info in archive.infolist():
-            lines = folders.setdefault(posixpath.dirname(info.filename), [])
-            lines.append(f"{posixpath.basename(info.filename)} {info.file_size} {info.CRC}")
+        folders = _folders(archive)
         for row in properties(read_member(archive, "PluginFurnitureCatalog.properties")):
             label = class_of(row["name"], row["category"])
             if label is None:
                 continue
             model = unquote(row["model"]).lstrip("/")
-            contents = [*sorted(folders[posixpath.dirname(model)]), row["width"], row["depth"], row["height"]]
+            contents = folders[posixpath.dirname(model)]
             rotation = row.get("modelRotation", "1 0 0 0 1 0 0 0 1")
+            decisive = [contents, row["width"], row["depth"], row["height"], rotation]
             yield Piece(
                 id=f"{slug(library)}/{slug(row['name'])}",
                 name=row["name"],
@@ -103,8 +105,18 @@ def _of_library(path: Path, library: str) -> Iterator[Piece]:
                 model=model,
                 size=(float(row["width"]), float(row["height"]), float(row["depth"])),
                 rotation=tuple(float(word) for word in rotation.split()),
-                digest=hashlib.blake2b("\n".join([*contents, rotation]).encode(), digest_size=16).hexdigest(),
+                contents=contents,
+                digest=hashlib.blake2b("\n".join(decisive).encode(), digest_size=16).hexdigest(),
             )
+
+
+def _folders(archive: zipfile.ZipFile) -> dict[str, str]:
+    """A line for each file of a folder, by the folder."""
+    folders: dict[str, list[str]] = {}
+    for info in archive.infolist():
+        lines = folders.setdefault(posixpath.dirname(info.filename), [])
+        lines.append(f"{posixpath.basename(info.filename)} {info.file_size} {info.CRC}")
+    return {folder: "\n".join(sorted(lines)) for folder, lines in folders.items()}
 
 
 AUTHORS = {

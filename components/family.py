@@ -54,6 +54,12 @@ class Goal:
             return one == one
         return one > other if self.direction == "max" else one < other
 
+    def rank(self, value: float) -> float:
+        """A key to sort scores by, the best first; NaN is the last."""
+        if value != value:
+            return float("inf")
+        return -value if self.direction == "max" else value
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -100,7 +106,7 @@ class Family:
     batch: Count = 32
     """rows of an update, over all workers together, at least 1"""
     steps: Count = 1000
-    """updates in all: the only unit of budgets, schedules and rungs"""
+    """updates in all: the only unit of budgets and schedules"""
     clip: NotNegative = 0.0
     """largest norm of a gradient; 0 leaves gradients as they are"""
     ema: Share = 0.0
@@ -264,8 +270,22 @@ class Family:
         """Whether a score taken after `step` updates is fair; not just after an opacity reset, say."""
         return True
 
+    def shortened(self, steps: int) -> Self:
+        """
+        The same training in fewer updates, its schedules shrunk along: what a search compares its trials by.
+
+        A training that is cut on its way would be judged before its learning rate has fallen. A family whose schedule
+        counts updates, not shares of them, shrinks that as well; `steps` may be more than was asked for.
+        """
+        return replace(self, steps=steps, ema=self.ema ** (self.steps / steps))
+
     def space(self) -> dict[str, Domain]:
-        """Field -> domain. No field that `representation()` reads: tuning one of those is a loop in a pipeline."""
+        """
+        Field -> domain.
+
+        No field that `representation()` reads: tuning one of those is a loop in a pipeline. None that changes what the
+        goal measures: scores of two values would not compare.
+        """
         return {"lr": loguniform(self.lr / 10, self.lr * 10)}
 
 
@@ -297,20 +317,21 @@ class Classifier(Family):
     def loss(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.logits(net, batch)
         loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.smoothing)
-        return loss, {"accuracy": (logits.argmax(1) == batch["label"]).float().mean().detach()}
+        return loss, {"accuracy": (largest(logits) == batch["label"]).float().mean().detach()}
 
     def metrics(self, net: nn.Module, batch: Batch) -> dict[str, Any]:
         """`confusion` [K + 1, K] has truth in rows, the last of which is for the labels that training never had, -1."""
         logits, truth = self.logits(net, batch), batch["label"]
-        row = torch.where(truth < 0, self.classes, truth)
+        row, answer = torch.where(truth < 0, self.classes, truth), largest(logits)
+        counted = torch.where(answer < 0, torch.nan, torch.ones_like(truth, dtype=torch.float64))
         confusion = torch.zeros(self.classes + 1, self.classes, dtype=torch.float64, device=logits.device)
-        confusion.index_put_((row, logits.argmax(1)), torch.ones_like(truth, dtype=torch.float64), accumulate=True)
+        confusion.index_put_((row, answer.clamp(min=0)), counted, accumulate=True)
         loss = F.cross_entropy(logits.double(), truth, reduction="sum", ignore_index=-1)
         return {"confusion": confusion.cpu().numpy(), "loss": float(loss), "count": len(truth)}
 
     def score(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """
-        Accuracy, its mean over the classes that occur, and the mean cross-entropy.
+        Accuracy, its mean over the classes that occur, and the mean cross-entropy; NaN where a logit is.
 
         What is of a class that training never had is wrong. It has no cross-entropy, which would be infinite.
         """
@@ -327,9 +348,9 @@ class Classifier(Family):
         return [self.named(label) for label in (*range(self.classes), -1)]
 
     def predict(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """`probabilities` [B, K] in the order of `labels`, and `label` [B], the place of the largest."""
+        """`probabilities` [B, K] in the order of `labels`, and `label` [B], the place of the largest; -1 of NaN."""
         probabilities = self.logits(net, batch).softmax(1)
-        return {"probabilities": probabilities, "label": probabilities.argmax(1)}
+        return {"probabilities": probabilities, "label": largest(probabilities)}
 
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
         from components.plotting.figures import confusion_matrix
@@ -338,11 +359,21 @@ class Classifier(Family):
 
 
 def accuracies(confusion: np.ndarray) -> dict[str, float]:
-    """Accuracy, and its mean over the classes that occur: rows behind the answers' are always wrong, as one class."""
+    """
+    Accuracy, and its mean over the classes that occur: rows behind the answers' are always wrong, as one class.
+
+    A NaN anywhere, which stands for an answer of NaN, makes both NaN.
+    """
     support = confusion.sum(1)
     right = np.append(np.diag(confusion), np.zeros(len(confusion) - confusion.shape[1]))
-    recall = right[support > 0] / support[support > 0]
+    right = np.where(np.isnan(support), np.nan, right)
+    recall = right[support != 0] / support[support != 0]
     return {"accuracy": float(right.sum() / support.sum()), "balanced_accuracy": float(recall.mean())}
+
+
+def largest(values: Tensor) -> Tensor:
+    """The place of the largest of each row [B, K], [B]; -1 where a value is NaN, which `argmax` takes for the most."""
+    return torch.where(values.isnan().any(1), -1, values.argmax(1))
 
 
 # Finding one by its name

@@ -32,8 +32,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from components.errors import DataError
 from components.mesh import Mesh
-from components.source import Unreadable
 
 MAGIC = b"RFMESH1\n"
 LEVEL = 22
@@ -61,7 +61,7 @@ def index_of(path: Path) -> list[Row]:
     with path.open("rb") as stream:
         head = stream.read(len(MAGIC) + 8)
         if not head.startswith(MAGIC) or len(head) < len(MAGIC) + 8:
-            raise Unreadable(f"{path.name} is not a file of packed meshes")
+            raise DataError(f"{path} must be a file of packed meshes, but is not: it is damaged. Install it again.")
         (length,) = struct.unpack_from("<Q", head, len(MAGIC))
         rows: list[Row] = json.loads(zstandard.decompress(stream.read(length)))
     start = len(MAGIC) + 8 + length
@@ -73,7 +73,10 @@ def mesh_at(path: Path, row: Row) -> Mesh:
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         frame = whole[row["at"] : row["at"] + row["length"]]
     if hashlib.blake2b(frame, digest_size=16).hexdigest() != row["digest"]:
-        raise Unreadable(f"its bytes in {path.name} are not those that its digest names: the file is damaged")
+        raise DataError(
+            f"The bytes of {row['id']} in {path} must be those that its digest names, but they are not: the file is "
+            "damaged. Install it again."
+        )
     return from_bytes(zstandard.decompress(frame))
 
 

@@ -14,8 +14,9 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, dataclass_transform
 
-from components.errors import UsageError, nearest
+from components.errors import DataError, UsageError, nearest
 from components.parameters import check_fields, read
+from components.runtime.secrets import redact
 
 SPLITS = ("train", "val", "test")
 ASIDE = {"aside": True}
@@ -56,7 +57,13 @@ class Source:
         raise TypeError(f"{type(self).__name__} must define rows()")
 
     def open(self, asset: Asset) -> Any:
-        """The decoded asset; raises `Unreadable` with the reason when it cannot be."""
+        """
+        Decode an asset: the bytes that `asset.digest` is of, and no others.
+
+        Raises `Unreadable` for what the decoder says of these bytes, and `Changed` where the digest of what is there
+        now is another. Any other failure to read (a disk, a network, memory) is raised as it is: it says nothing of
+        the asset.
+        """
         raise TypeError(f"{type(self).__name__} must define open()")
 
     def watch(self) -> Iterable[Path]:
@@ -114,7 +121,20 @@ def digest_of(assets: Iterable[Asset]) -> str:
 
 
 class Unreadable(Exception):
-    """An asset that cannot be decoded or used. It is quarantined with this reason; nothing else stops."""
+    """An asset whose bytes cannot be decoded or used. It is quarantined with this reason; nothing else stops."""
+
+
+class Changed(DataError):
+    """Data that are not what the listing says any more: what was made of them would have the wrong key."""
+
+
+def check_digest(asset: Asset, digest: str) -> None:
+    """Refuse to decode bytes whose digest is not the one that the asset was listed with."""
+    if digest != asset.digest:
+        raise Changed(
+            f"What is decoded is what was listed, but {redact(asset.uri)} changed since then. "
+            "Run again when nothing writes to it: it is listed anew."
+        )
 
 
 def chance(text: str) -> float:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from components.errors import UsageError
 from components.parameters import check
+from components.source import Asset, Source
 
 
 class Context(Protocol):
@@ -48,6 +49,13 @@ class Context(Protocol):
 
     def progress(self, done: float, total: float, unit: str = "") -> None:
         """How far the step is."""
+
+    def listed(self, source: Source) -> list[Asset]:
+        """
+        The assets of a source that the step was given, as its key holds them.
+
+        Raises `Changed` where they are others by now: what is made of them would have the wrong key.
+        """
 
     def key(self, *, of: Callable[..., Any] | None = None, **parts: Any) -> str:
         """
@@ -92,8 +100,10 @@ class Step:
         aside: tuple[str, ...],
         spreads: bool = False,
         strict: bool = False,
+        registers: bool = False,
     ) -> None:
-        self.function, self.outputs, self.aside, self.spreads, self.strict = function, outputs, aside, spreads, strict
+        self.function, self.outputs, self.aside, self.spreads = function, outputs, aside, spreads
+        self.strict, self.registers = strict, registers
         self.name = function.__name__
         self.module = function.__module__
         self.signature = inspect.signature(function)
@@ -148,17 +158,19 @@ def step(
     aside: tuple[str, ...] = (),
     spreads: bool = False,
     strict: bool = False,
+    registers: bool = False,
 ) -> Any:
     """
     Makes a step.
 
     `outputs` names several results; `aside` names what the result does not depend on. A step that `spreads` has its
     work done by other processes; any other takes a CPU while it runs. A `strict` step fails where it reads a file, a
-    variable or a module that its key does not hold; of any other the manifest names it.
+    variable or a module that its key does not hold; of any other the manifest names it. One that `registers` gives a
+    `Model`, a version in MLflow: a kept one is looked for there, and made anew where it is not.
     """
     if function is not None:
         return Step(function, (), ())
-    return lambda made: Step(made, outputs, aside, spreads, strict)
+    return lambda made: Step(made, outputs, aside, spreads, strict, registers)
 
 
 class HandleError(UsageError):
@@ -256,6 +268,9 @@ class Printing:
     def progress(self, done: float, total: float, unit: str = "") -> None:
         if sys.stderr.isatty():
             print(f"\r{done:.0f}/{total:.0f} {unit}", end="\n" if done >= total else "", file=sys.stderr)
+
+    def listed(self, source: Source) -> list[Asset]:
+        return source.rows()
 
     def key(self, *, of: Callable[..., Any] | None = None, **parts: Any) -> str:
         from components.runtime.files import digest_of

@@ -44,7 +44,7 @@ class Table:
     labels: tuple[str, ...]
     sets: tuple[Set, ...]
     quarantine: File
-    """Parquet: id, uri, reason, traceback"""
+    """Parquet: id, uri, reason, by (the representations that refused it; empty where none could be tried), traceback"""
     counts: Mapping[str, int]
     """assets in each split, and in quarantine"""
     source: Source | None = field(default=None, metadata=ASIDE)
@@ -122,12 +122,7 @@ class Rows:
         if whole is None or not len(whole):
             raise DataError(f"The set {representation.name} has no rows: every asset is in quarantine.")
         ids, own = whole["id"].to_pylist(), whole["split"].to_pylist()
-        wanted = [
-            place
-            for place, (name, assigned) in enumerate(zip(ids, own, strict=True))
-            if name in by_id and (assigned or by_id[name]["split"]) == split
-        ]
-        wanted.sort(key=lambda place: (ids[place], place))
+        wanted = picked_rows(by_id, ids, own, split)
         picked = whole.take(pa.array(wanted, pa.int64()))
         place_of = {label: place for place, label in enumerate(labels)}
         label = torch.tensor([place_of.get(by_id[ids[p]]["label"], -1) for p in wanted], dtype=torch.int64)
@@ -167,6 +162,18 @@ class Rows:
         batch = {name: taken(self[name], index) for name in names}
         own = {"id": self.id[index], "index": index, "label": self.label[index], "row": row.to(index.device)}
         return {**batch, **own}
+
+
+def picked_rows(
+    by_id: Mapping[str, Mapping[str, Any]], ids: Sequence[str], own: Sequence[str | None], split: str
+) -> list[int]:
+    """Which rows are of a split, in the order of (asset id, place in its asset); `own` is the split of a row itself."""
+    wanted = [
+        place
+        for place, (name, assigned) in enumerate(zip(ids, own, strict=True))
+        if name in by_id and (assigned or by_id[name]["split"]) == split
+    ]
+    return sorted(wanted, key=lambda place: (ids[place], place))
 
 
 def stable_hash(text: str) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from components import pieces
 from components.errors import DataError, OutOfMemory
 from components.family import Batch, Family, Phase, State
+from components.metrics.paired import jackknife
 from components.runtime.places import write_atomically
 from components.table import Rows
 
@@ -333,12 +334,15 @@ def standard_error(family: Family, parts: Sequence[Mapping[str, Any]]) -> dict[s
 
     Efron and Stein, 1981. `parts` are the totals of disjoint groups of rows.
     """
-    count = len(parts)
-    if count < 2:
+    return {name: jackknife(values) for name, values in left_out(family, parts).items()}
+
+
+def left_out(family: Family, parts: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, ...]]:
+    """Each score without each of the parts in turn; nothing where there is one part only."""
+    if len(parts) < 2:
         return {}
-    scores = [family.score(joined([*parts[:out], *parts[out + 1 :]])) for out in range(count)]
-    spread = {name: np.array([score[name] for score in scores]) for name in scores[0]}
-    return {n: float(np.sqrt((count - 1) / count * ((v - v.mean()) ** 2).sum())) for n, v in spread.items()}
+    scores = [family.score(joined([*parts[:out], *parts[out + 1 :]])) for out in range(len(parts))]
+    return {name: tuple(float(score[name]) for score in scores) for name in scores[0]}
 
 
 def joined(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

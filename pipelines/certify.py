@@ -23,7 +23,7 @@ def certify(
     source: Source = "furniture",
     pieces: Source = "furniture --textured",
     size: str = "tiny",
-    trials: Count = 4,
+    trials: Count = 8,
     seed: int = 0,
 ):
     """

@@ -6,16 +6,20 @@ commands that need them.
 """
 
 import importlib
+import io
 import os
+import sys
 import traceback
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from components.errors import RayfieldError, UsageError, nearest
+from components.runtime import files
+from components.runtime.places import absolute, check, is_remote
 from components.runtime.secrets import redact, refuse
 from pipelines.engine.typed import remember, with_store
 
@@ -63,6 +67,7 @@ class Main(click.Group):
                     formatter.write_dl(rows[section])
 
     def invoke(self, ctx: click.Context) -> Any:
+        _never_stumble()
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
@@ -81,12 +86,18 @@ class Main(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _never_stumble() -> None:
+    """Lets stdout write what the terminal's encoding has not, such as the ± of a score, as stderr does: escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _words(error: Exception) -> str:
     """One line for what people, this machine or a bucket refuse; nothing for a mistake of ours."""
     if isinstance(error, RayfieldError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FULL:
-        where = error.filename or os.environ.get("RAYFIELD_STORE", ".rayfield")
+        where = error.filename or files.root()
         return f"{where} {FULL[error.errno]}. Make room, or pass --store; a run continues where it was."
     if any(f"{kind.__module__}.{kind.__name__}" == BOTO for kind in type(error).__mro__):
         said = " ".join(str(error).split()).rstrip(".")
@@ -118,16 +129,18 @@ def store_at(address: str | None) -> Any:
     from pipelines.engine.store import Store
 
     remember(address or "")
-    address = address or ".rayfield"
+    address = address or files.DEFAULT
     _check_store(address)
-    os.environ["RAYFIELD_STORE"] = address
+    files.use(address)
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        os.environ["MLFLOW_TRACKING_URI"] = files.tracking_uri()
+    if cache := os.environ.get("RAYFIELD_CACHE"):
+        os.environ["RAYFIELD_CACHE"] = absolute(cache)
     return Store.here()
 
 
 def _check_store(address: str) -> None:
     """A store that could never be one is told now; a folder that is not there yet is made when it is written."""
-    from components.runtime.places import is_remote
-
     if not is_remote(address):
         path = Path(address.removeprefix("file://"))
         there = next((p for p in (path, *path.parents) if p.exists()), path)
@@ -146,6 +159,7 @@ def _check_store(address: str) -> None:
         ) from None
     except ImportError as error:
         raise UsageError(f"--store {address} needs a package that is not here: {error}.") from None
+    check(address)
 
 
 def request_of(name: str, extra: list[str], sets: Sequence[str]) -> Any:
@@ -157,7 +171,12 @@ def request_of(name: str, extra: list[str], sets: Sequence[str]) -> Any:
     known = {parameter.name for parameter in sketch(path).parameters}
     given = options(extra)
     texts = {n: v for n, v in given.items() if n in known}
-    return Request(path, texts, _settings(sets), {n: v for n, v in given.items() if n not in known})
+    return Request(path, texts, _settings(sets), located({n: v for n, v in given.items() if n not in known}))
+
+
+def located(source: Mapping[str, str]) -> dict[str, str]:
+    """The fields of a source with its --root as every process finds it, whatever its folder; a plan is known by it."""
+    return {name: absolute(value) if name == "root" and value else value for name, value in source.items()}
 
 
 def _settings(sets: Sequence[str]) -> dict[str, dict[str, str]]:

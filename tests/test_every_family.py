@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from components.errors import DataError
 from components.family import Classifier, Family, find, names
 from components.pieces import may_cut
 from components.table import Rows
@@ -356,3 +357,42 @@ def test_a_classifier_gives_probabilities_that_sum_to_one(name):
     with torch.no_grad():
         answer = family.predict(net, family.example(rows))
     assert_close(answer["probabilities"].sum(1), torch.ones(len(answer["label"])))
+
+
+# How it is compared
+
+
+@every_family
+def test_a_network_of_nan_scores_nothing(name):
+    """`argmax` takes NaN for the most, a byte for black, a sort for anything: none of them is an answer."""
+    family, rows = prepared(name)
+    learner = Learner.begin(family, rows)
+    with torch.no_grad():
+        for parameter in learner.best_net.parameters():
+            parameter.fill_(torch.nan)
+    try:
+        score = goal(learner)
+    except DataError as refused:
+        assert "NaN" in str(refused)
+    else:
+        assert np.isnan(score)
+
+
+@every_family
+def test_a_shortened_training_has_the_schedule_of_the_whole_one(name):
+    """At each share of its updates the learning rates are those of the whole training."""
+    family, _ = prepared(name)
+    short = family.shortened(max(1, family.steps // 5))
+    groups = {group for optimizer in begun(family) for group in optimizer}
+
+    assert short.steps <= family.steps and len(phases(short)) == len(phases(family))
+    assert family.shortened(family.steps) == family
+    for share in (0.1, 0.25, 0.45, 0.65, 0.72, 0.9):
+        whole = [family.schedule(group, int(share * family.steps)) for group in groups]
+        assert [short.schedule(group, int(share * short.steps)) for group in groups] == pytest.approx(whole, rel=0.05)
+
+
+def begun(family: Family) -> list[list[str]]:
+    """The names of the parameter groups of each optimizer."""
+    made = family.optimizers(family.network(), phases(family)[0]).items()
+    return [[group.get("name", name) for group in optimizer.param_groups] for name, optimizer in made]

@@ -118,6 +118,11 @@ def whole_lists(flat: NDArray[Any], count: int, name: str) -> tuple[tuple[NDArra
     return (faces, polygon), used
 
 
+def is_of_the_bytes(error: Exception) -> bool:
+    """Whether an error that a reader met tells of the bytes that it read, and not of memory, a disk or the packages."""
+    return not isinstance(error, MemoryError | ImportError) and getattr(error, "errno", None) is None
+
+
 def read_picture(data: bytes | None, name: str) -> Picture | None:
     """
     A picture as [H, W, 3], None where there is no file.
@@ -136,6 +141,8 @@ def read_picture(data: bytes | None, name: str) -> Picture | None:
             return np.asarray(image.convert("RGB"))
         pixels = np.array(image.convert("RGBA"))
     except Exception as error:  # Pillow raises many kinds over a damaged picture, and over one that is a bomb
+        if not is_of_the_bytes(error):
+            raise
         raise Unreadable(f"its picture {name} is damaged, or of a kind that is not read: save it as PNG") from error
     return _filled(pixels[..., :3].copy(), pixels[..., 3] >= 128)
 

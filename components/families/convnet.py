@@ -161,17 +161,22 @@ class ConvNet(Classifier):
         return {
             **accuracies(self.confusion(totals)),
             "loss": float(-answers[known, truth[known]].mean()) if len(known) else float("nan"),
-            "view_accuracy": float((answers.argmax(1) == truth).mean()),
+            "view_accuracy": float(np.where(np.isnan(answers).any(1), np.nan, answers.argmax(1) == truth).mean()),
         }
 
     def confusion(self, totals: Mapping[str, Any]) -> np.ndarray:
-        """How many shapes of each class got each answer, [K + 1, K]; the last row is of what was never learned."""
+        """
+        How many shapes of each class got each answer, [K + 1, K]; NaN where an answer is.
+
+        The last row is of what was never learned.
+        """
         _, first, own = np.unique(np.concatenate(totals["shape"]), return_index=True, return_inverse=True)
         answers = np.zeros((len(first), self.classes))
         np.add.at(answers, own, np.concatenate(totals["answers"]))
         truth = np.concatenate(totals["truth"])[first]
         counts = np.zeros((self.classes + 1, self.classes))
-        np.add.at(counts, (np.where(truth < 0, self.classes, truth), answers.argmax(1)), 1)
+        counted = np.where(np.isnan(answers).any(1), np.nan, 1)
+        np.add.at(counts, (np.where(truth < 0, self.classes, truth), answers.argmax(1)), counted)
         return counts
 
     def space(self) -> dict[str, space.Domain]:

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from components import space
+from components.errors import DataError
 from components.family import Batch, Family, Goal, Phase, Picture, State
 from components.metrics.extractors import Judged, compared, distances, features_of, names, random_features
 from components.ranges import Between, Count, NotNegative, Positive, Share
@@ -192,6 +193,8 @@ class Gan(Family):
     def pictures(self, net: nn.Module, z: Tensor) -> Tensor:
         """What the generator makes of noise [B, Z]: uint8 [B, H, W, 3], rounded as real pictures are."""
         x = net.generator(z)
+        if x.isnan().any():  # which a byte cannot hold: it would be black, and be judged as a picture
+            raise DataError("Pictures must be numbers, but the generator makes NaN. Lower lr and lr_d, or set clip.")
         unit = (x + 1) / 2 if self.output == "tanh" else x
         return (unit * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 

@@ -244,6 +244,8 @@ class Gaussians(Family):
         count = len(batch["index"])
         truth = batch["color"].double() / 255
         pictures = rounded(self.pictures(net, batch).double())
+        if any(parameter.isnan().any() for parameter in net.parameters()):
+            pictures = pictures * torch.nan  # a Gaussian that is NaN is seen by no camera: what is left is no score
         found = {"psnr": psnr(pictures, truth), "ssim": ssim_valid11(pictures, truth)}
         return {**{k: v.sum() for k, v in found.items()}, "gaussians": len(net.means) * count, "count": count}
 
@@ -283,6 +285,12 @@ class Gaussians(Family):
         return {"splats.ply": ply.write(*(getattr(net, name).detach().cpu().numpy() for name in names))}
 
     # How it is tuned
+
+    def shortened(self, steps: int) -> Self:
+        """As many refinements and resets, closer together."""
+        names = ("sh_every", "refine_start", "refine_every", *(["reset_every"] if self.reset_every else []))
+        shares = {name: max(1, round(getattr(self, name) * steps / self.steps)) for name in names}
+        return replace(super().shortened(steps), **shares)
 
     def space(self) -> dict[str, space.Domain]:
         """Around this size's own settings: gradients by a centre grow as pictures shrink, and so must the threshold."""

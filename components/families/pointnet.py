@@ -156,6 +156,9 @@ class PointNet(Classifier):
         made.suptitle(f"critical points among {points.shape[1]}", fontsize=9)
         return made
 
+    def shortened(self, steps: int) -> Self:
+        return replace(super().shortened(steps), stage=max(1, round(self.stage * steps / self.steps)))
+
     def space(self) -> dict[str, space.Domain]:
         return {
             "lr": space.loguniform(1e-4, 5e-3),

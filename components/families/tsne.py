@@ -23,11 +23,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from components import space
-from components.errors import UsageError
+from components.errors import DataError, UsageError
 from components.family import Batch, Family, Goal, Phase, Picture, State
 from components.ranges import Above, AtLeast, Natural, NotNegative, Share
 from components.representation import Representation
@@ -36,6 +38,7 @@ from components.table import Rows
 
 NEAR = 12  # neighbours that trustworthiness and the vote look at
 TINY = 1e-12  # least probability
+NEAREST = 1e-6  # distance in each coordinate up to which scikit-learn's tree takes two points for one
 
 
 class Tsne(Family):
@@ -115,13 +118,21 @@ class Tsne(Family):
 
     @torch.no_grad()
     def initialize(self, net: Any, rows: Rows, generator: torch.Generator) -> None:
-        x = rows["features"].double()
+        x = finite(rows)
         if self.metric == "cosine":
             x = x / x.norm(dim=1, keepdim=True).clamp(min=TINY)
+        if (x == x[0]).all():
+            raise DataError(
+                f"A map needs points that differ, but all {len(x)} are the same. Take the features of a model that has "
+                "learned."
+            )
         net.remember(rows.id, rows.label, x)
         reduced = principal(x, self.components) if 0 < self.components < min(x.shape) else x
         net.attract(*(neighbour_joint if self.method == "barnes_hut" else exact_joint)(reduced, self.perplexity))
-        first = principal(x, 2) if self.start == "pca" else torch.randn(len(x), 2, generator=generator, device=x.device)
+        first = torch.randn(len(x), 2, generator=generator, device=x.device)
+        if self.start == "pca":
+            axes = principal(x, 2)  # a single one, where the data have one number each: chance gives the other
+            first = torch.cat([axes, first * axes.std()], 1)[:, :2]
         net.positions.copy_(first / first[:, 0].std() * 1e-4)
 
     def phases(self) -> list[Phase]:
@@ -158,12 +169,13 @@ class Tsne(Family):
         gap[torch.arange(len(mine)), mine] = torch.inf
         reach = min(NEAR, (self.points - 1) // 2)
         near = gap.argsort(dim=1, stable=True)[:, :reach]  # [B, K]
+        lost = torch.nan if net.positions.isnan().any() else 0.0  # NaN has neighbours too, as argsort sees it
         vote = net.label[near].mode(1).values
         known = net.label[mine] >= 0
         return {
             "divergence": net.divergence_of(mine),
-            "strangeness": strangeness(net.data, mine, near),
-            "right": ((vote == net.label[mine]) & known).sum(),
+            "strangeness": strangeness(net.data, mine, near) + lost,
+            "right": ((vote == net.label[mine]) & known).sum() + lost,
             "known": known.sum(),
             "count": len(mine),
         }
@@ -208,12 +220,20 @@ class Tsne(Family):
         note = "distances between groups and sizes of groups mean nothing here; other perplexities draw other maps"
         return {"map": scatter_map(self.predict(net, batch)["position"].cpu().numpy(), words, title, note)}
 
+    def quiet(self, step: int) -> bool:
+        """Whether the map has had as many updates without exaggeration as with it: until then it means nothing."""
+        return step >= min(self.steps, 2 * self.exaggerated)
+
+    def shortened(self, steps: int) -> Self:
+        """Never to less than a map takes to mean something: exaggeration is as long as it was."""
+        return replace(self, steps=min(self.steps, max(steps, 2 * self.exaggerated)))
+
     def space(self) -> dict[str, space.Domain]:
+        """Not `metric`, which changes what is near in the data, and with it what trustworthiness asks for."""
         most = min(100, max(6, self.points / 3)) if self.points else 30
         return {
             "perplexity": space.loguniform(5, most),
             "exaggeration": space.loguniform(4, 32),
-            "metric": space.choice("euclidean", "cosine"),
             "components": space.choice(0, 30, 50),
         }
 
@@ -282,6 +302,18 @@ class DeltaBarDelta(torch.optim.Optimizer):
                 gain.copy_(torch.where(onward, gain + 0.2, gain * 0.8).clamp(min=group["least"]))
                 velocity.mul_(group["momentum"]).sub_(group["lr"] * gain * slope)
                 parameter.add_(velocity)
+
+
+def finite(rows: Rows) -> Tensor:
+    """The data, [N, D], which must be numbers: scikit-learn's tree ends the process on NaN."""
+    x = rows["features"].double()
+    bad = [name for name, good in zip(rows.ids, x.isfinite().all(1).tolist(), strict=True) if not good]
+    if bad:
+        raise DataError(
+            f"Points must be finite numbers, but {len(bad)} of {len(x)} are not, {bad[0]} among them. "
+            "Take the features of a model that has learned."
+        )
+    return x
 
 
 def widest(points: int) -> float:
@@ -357,10 +389,37 @@ def approximate_gradient(joint: csr_array, y_N2: Tensor, factor: float, angle: f
     """The same by scikit-learn's tree: an inner function, for its public class can neither be stopped nor continued."""
     from sklearn.manifold._t_sne import _kl_divergence_bh
 
-    flat = y_N2.detach().cpu().numpy().ravel()
+    if not y_N2.isfinite().all():
+        raise DataError("A map must be of finite numbers, but this one has grown beyond them. Lower tsne.lr.")
+    flat = apart(y_N2.detach().cpu().numpy().astype(np.float32)).ravel()
     value, slope = _kl_divergence_bh(flat, joint * factor, 1, len(y_N2), 2, angle=angle)
     divergence = torch.tensor(value / factor - np.log(factor))  # KL(fP || Q) = f KL(P || Q) + f log f
     return divergence, torch.from_numpy(slope).view(-1, 2).to(y_N2)
+
+
+def apart(y_N2: np.ndarray) -> np.ndarray:
+    """
+    Positions such that no two are within the tree's `NEAREST`, in both coordinates.
+
+    It takes such points for one, and leaves their pairs out of the sum over all that Q is divided by: with many
+    duplicates the divergence became negative. They are put side by side, too near to matter to any other.
+    """
+    unique, own, count = np.unique(y_N2, axis=0, return_inverse=True, return_counts=True)
+    pairs = cKDTree(unique).query_pairs(NEAREST, p=np.inf, output_type="ndarray")
+    if not len(pairs) and count.max() == 1:
+        return y_N2
+    links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(unique),) * 2)
+    group = connected_components(links, directed=False)[1][own.ravel()]
+    order = np.argsort(group, kind="stable")
+    first = np.flatnonzero(np.diff(group[order], prepend=-1))
+    place = np.empty(len(group))
+    place[order] = np.arange(len(group)) - np.repeat(first, np.diff([*first, len(group)]))
+    return (y_N2 + place[:, None] * [_step(y_N2), 0]).astype(y_N2.dtype)
+
+
+def _step(y_N2: np.ndarray) -> float:
+    """A distance that the tree sees, and that float32 has at such coordinates."""
+    return max(4 * NEAREST, 4 * float(np.spacing(np.abs(y_N2).max())))
 
 
 def strangeness(data_ND: Tensor, rows_B: Tensor, near_BK: Tensor) -> Tensor:

@@ -124,6 +124,10 @@ class VoxNet(Classifier):
         made.suptitle("front view; below: loss of the true class's probability when a column is emptied", fontsize=9)
         return made
 
+    def shortened(self, steps: int) -> Self:
+        falls = tuple(round(fall * steps / self.steps) for fall in self.falls)
+        return replace(super().shortened(steps), falls=falls)
+
     def space(self) -> dict[str, space.Domain]:
         low, high = (1e-4, 3e-3) if self.optimizer == "adamw" else (1e-3, 3e-2)
         return {

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.kernels.compiled import kernel
+from components.source import Unreadable
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64] | NDArray[np.int32]
@@ -23,11 +24,11 @@ def sample(triangles: Floats, count: int, generator: np.random.Generator) -> tup
     the faces: shuffle them where a prefix must stand for the whole.
 
     Takes triangles [F, 3, 3]. Gives points [N, 3], faces [N], and the weights [N, 2] of corners 1 and 2; corner 0 has
-    the rest. A face without area is never drawn. Raises ValueError where no face has any.
+    the rest. A face without area is never drawn. Raises `Unreadable` where no face has any.
     """
     weights = areas(triangles)
     if not weights.sum() > 0:
-        raise ValueError(f"some face must have an area, but none of {len(triangles)} has: leave this mesh out.")
+        raise Unreadable(f"some face must have an area, but none of {len(triangles)} has: leave this mesh out")
     places = (np.arange(count) + generator.random(count)) / count
     faces = _faces(np.cumsum(weights), places)
     weights = _fold(generator.random((count, 2)))

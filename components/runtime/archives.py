@@ -9,6 +9,7 @@ import io
 import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -82,6 +83,8 @@ def read_member(archive: zipfile.ZipFile, name: str, most: int | None = None) ->
         return archive.read(name)
     except KeyError:
         raise DataError(f"{archive.filename} has no {name}: it is cut short, or another file.") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{archive.filename} is damaged at {name}: {error}. Get it again.") from None
 
 
 def _too_much(what: str, most: int) -> str:

@@ -9,8 +9,8 @@ its own success from another's.
 import functools
 import os
 import random
+import socket
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from components.errors import RayfieldError
+from components.errors import RayfieldError, UsageError
+from components.runtime import reach
 from components.runtime.crash import point
 
 T = TypeVar("T")
@@ -57,6 +59,80 @@ def is_remote(address: str) -> bool:
     return "://" in address and not address.startswith("file://")
 
 
+def absolute(address: str) -> str:
+    """The same place from whatever folder: workers of Ray Train and Tune have folders of their own."""
+    if is_remote(address):
+        return address
+    path = _path(address)
+    # through a link, `..` is another folder than its letters say
+    return str(path.resolve() if ".." in path.parts else path.absolute())
+
+
+PORTS = {"ftp": 21, "sftp": 22, "ssh": 22, "hdfs": 8020, "webhdfs": 50070, "smb": 445, "http": 80, "https": 443}
+"""of servers whose clients wait for minutes, or for ever"""
+
+
+def check(address: str) -> None:
+    """Looks once at a place that is on no disk of ours: whatever is wrong with it is said in one line, in seconds."""
+    if not is_remote(address):
+        return
+    if why := _silent(address):
+        raise Unreachable(
+            f"{_server(address)} must answer, but {why}. Run again when it does, or pass another --store."
+        )
+    try:
+        names(address)
+    except RayfieldError:
+        raise
+    except ImportError as error:
+        raise UsageError(f"--store {address} needs a package that is not here: {_said(error)}.") from None
+    except Exception as error:
+        if type(error).__module__.startswith("botocore"):  # of keys: the command line knows what to do
+            raise
+        if is_transient(error):
+            raise Unreachable(
+                f"{_server(address)} must answer, but {reach.words(error)}. Run again when it does."
+            ) from error
+        raise RayfieldError(
+            f"{_server(address)} must open the store {address}, but says {type(error).__name__}: {_said(error)}. Check "
+            "the address, and the credentials that its client reads."
+        ) from error
+
+
+def _silent(address: str) -> str:
+    """Why no server answers at an address, where that can be asked without its client."""
+    protocol = address.partition("://")[0].rpartition("::")[2]
+    if protocol in ("s3", "s3a"):
+        endpoint = _endpoint()
+        return reach.silent_http(endpoint) if endpoint else ""
+    parts = urlsplit(address.rpartition("::")[2])
+    if protocol not in PORTS or not parts.hostname:
+        return ""
+    port = parts.port or PORTS[protocol]
+    if protocol in ("http", "https"):
+        return reach.silent_http(address)
+    if protocol == "webhdfs":
+        return reach.silent_http(f"http://{parts.hostname}:{port}/webhdfs/v1/?op=LISTSTATUS")
+    return reach.refused(parts.hostname, port)
+
+
+def _endpoint() -> str:
+    """The server of S3 that FSSPEC_S3 or AWS's variables name; empty for Amazon's own."""
+    import fsspec
+
+    said = fsspec.config.conf.get("s3", {})
+    named = said.get("endpoint_url") or said.get("client_kwargs", {}).get("endpoint_url")
+    return named or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def _server(address: str) -> str:
+    return "/".join(address.split("/")[:3])
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")
+
+
 def read(address: str) -> bytes | None:
     """The bytes at an address; None if there are none."""
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -86,7 +162,7 @@ def touch(address: str, data: bytes) -> None:
         return write(address, data)
     try:
         os.utime(_path(address))
-    except FileNotFoundError:  # removed in this moment
+    except (FileNotFoundError, PermissionError):  # removed in this moment, or another user's: ours takes its place
         write(address, data)
 
 
@@ -238,11 +314,16 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _part(folder: Path) -> tuple[int, str]:
-    """A new file in a folder, which `prune` may remove between its making and ours."""
+    """
+    A new file in a folder, which `prune` may remove between its making and ours.
+
+    Its mode follows the umask: `mkstemp` gives 0600, and a team could not read its own store.
+    """
     for _ in range(5):
         folder.mkdir(parents=True, exist_ok=True)
+        path = str(folder / f".part-{uuid.uuid4().hex}")
         with suppress(FileNotFoundError):
-            return tempfile.mkstemp(dir=folder, prefix=".part-")
+            return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), path
     raise FileNotFoundError(2, "No such file or directory", str(folder))
 
 
@@ -257,9 +338,11 @@ def _system(address: str) -> tuple[Any, str]:
     protocol, options = address.partition("://")[0], {}
     if protocol in ("s3", "s3a"):
         own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-        once = {"retries": {"total_max_attempts": 1}, "connect_timeout": 5, "read_timeout": 60}
+        once = {"retries": {"total_max_attempts": 1}, "connect_timeout": 3, "read_timeout": 60}
         # one connection a file: with several, s3fs asks for the size before it reads, and most files here are small
         options = {"config_kwargs": {**once, **own}, "max_concurrency": 1, "use_listings_cache": False}
+    if protocol == "ftp":
+        options = {"timeout": 8}  # its own 30 s are more than people wait for a word
     system, path = fsspec.core.url_to_fs(address, **options)
     if hasattr(system, "retries"):
         system.retries = 1
@@ -268,8 +351,9 @@ def _system(address: str) -> tuple[Any, str]:
 
 def _patiently(address: str, call: Callable[[], T]) -> T:
     """Calls until it works, while what goes wrong is the network's or the server's."""
-    place, waited, pause = "/".join(address.split("/")[:3]), 0.0, 0.1
+    place, waited, pause = _server(address), 0.0, 0.1
     while True:
+        began = time.monotonic()
         try:
             result = call()
             _answered.add(place)
@@ -278,13 +362,14 @@ def _patiently(address: str, call: Callable[[], T]) -> T:
             if not is_transient(error):
                 _answered.add(place)
                 raise
-            if waited >= (PATIENCE if place in _answered else FIRST):
-                words = " ".join(str(error).split())[:200]
+            waited += time.monotonic() - began
+            patience = PATIENCE if place in _answered else FIRST
+            if waited >= patience:
                 raise Unreachable(
-                    f"{place} must answer, but after {waited:.0f} s: {words}. Run again when it does."
+                    f"{place} must answer, but after {waited:.0f} s: {_said(error)}. Run again when it does."
                 ) from error
             if waited < 1 <= waited + pause:
-                print(f"  {place} does not answer; it is asked again for {PATIENCE:.0f} s", file=sys.stderr)
+                print(f"  {place} does not answer; it is asked again for {patience:.0f} s", file=sys.stderr)
             sleep(pause * random.uniform(0.5, 1))  # not all workers at one moment
             waited, pause = waited + pause, min(2 * pause, 8.0)
 
@@ -293,7 +378,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same call may work in a moment."""
     if isinstance(error, RayfieldError):
         return False
-    if isinstance(error, (ConnectionError, TimeoutError, *_network_errors())):
+    if isinstance(error, (ConnectionError, TimeoutError, socket.gaierror, *_network_errors())):
         return True
     response = getattr(error.__cause__, "response", None) or {}
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -301,12 +386,14 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _network_errors() -> tuple[type[BaseException], ...]:
-    """What botocore and aiohttp call a broken connection: those errors are no OSError. Neither is imported for it."""
+    """What botocore, requests and aiohttp call a broken connection, in words of their own. None is imported for it."""
     found: list[type[BaseException]] = []
     if botocore := sys.modules.get("botocore.exceptions"):
         found += [botocore.ConnectionError, botocore.HTTPClientError]
     if parsers := sys.modules.get("botocore.parsers"):
         found.append(parsers.ResponseParserError)
+    if requests := sys.modules.get("requests.exceptions"):
+        found += [requests.ConnectionError, requests.Timeout]
     if aiohttp := sys.modules.get("aiohttp"):
         found.append(aiohttp.ClientError)
     return tuple(found)

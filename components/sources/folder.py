@@ -4,24 +4,32 @@ A folder of shapes: one sub-folder for each label, with OBJ, PLY, OFF, STL or GL
     Folder(root="data/ModelNet10")      data/ModelNet10/chair/train/chair_0001.off has the label "chair"
 """
 
-import hashlib
+import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
-from components.decode import READERS, beside, decode
+from components.decode import NO_FILE, READERS, decode, path_beside, read_file
 from components.decoders import glb, obj
 from components.decoders.shared import Resolve
 from components.errors import DataError
 from components.mesh import Mesh
 from components.ranges import AtLeast, Natural
 from components.runtime import files, places
-from components.source import Asset, Source, Unreadable, split_by_hash
+from components.source import Asset, Changed, Source, Unreadable, check_digest, split_by_hash
 
 VAL = 0.12
+YOUNG = 2_000_000_000
+"""ns; a file that changed less than this before it was read may change again without another time of change"""
+TRIES = 3
+"""readings of a shape whose files change while they are read"""
+SYSTEMS = "lost+found"
+"""a folder that a file system keeps for itself, and shows to nobody"""
 
 
 class Folder(Source):
@@ -39,20 +47,34 @@ class Folder(Source):
     def rows(self) -> list[Asset]:
         found = shapes(self.root)
         digests = digests_of(Path(self.root), list(found.values()))
-        listed = [self._asset(name, path, digests[path]) for name, path in found.items()]
+        listed = [self._asset(name, path, digests[path]) for name, path in found.items() if path in digests]
         return split_by_hash(listed, fold=self.fold, folds=self.folds, val=VAL)
 
     def _asset(self, name: str, path: Path, content: str) -> Asset:
-        digest = content if self.up == "y" else f"{content}-{self.up}"  # another axis makes another shape
         attributes = {"name": path.stem, "format": _kind(path)}
-        return Asset(name, str(path), name.split("/")[0], "", digest, attributes, content)
+        return Asset(name, str(path), name.split("/")[0], "", self._turned(content), attributes, content)
 
     def open(self, asset: Asset) -> Mesh:
         path = Path(self.root) / asset.id
         try:
-            return replace(decode(path.read_bytes(), _kind(path), beside(path)), up=self.up)
-        except OSError as error:
-            raise Unreadable(f"the file cannot be read: {error.strerror or error}") from None
+            shape = Contents.of(path)
+        except PermissionError as error:
+            self._check(asset, _refused(path, error))
+            raise Unreadable(f"{_name(path, error)} may not be read: {error.strerror}") from None
+        self._check(asset, shape.digest() if shape else "")
+        assert shape is not None  # no asset has the digest of nothing
+        return replace(decode(shape.data, _kind(path), shape.others.__getitem__), up=self.up)
+
+    def _turned(self, digest: str) -> str:
+        """The digest of an asset whose files have this one: another axis makes another shape."""
+        return digest if self.up == "y" else f"{digest}-{self.up}"
+
+    def _check(self, asset: Asset, digest: str) -> None:
+        try:
+            check_digest(asset, self._turned(digest))
+        except Changed:
+            unlist(Path(self.root), Path(asset.uri))  # its stamps may be what they were
+            raise
 
     def watch(self) -> Iterable[Path]:
         root = Path(self.root)
@@ -60,11 +82,26 @@ class Folder(Source):
 
 
 def below(root: Path) -> Iterator[Path]:
-    """Every folder and file below `root`, also behind links, except those to a folder that they lie in themselves."""
-    for name, folders, others in os.walk(root, followlinks=True):
+    """
+    Every folder and file below `root`, also behind links, except those to a folder that they lie in themselves.
+
+    Nothing is listed of hidden folders (.name). One that cannot be listed is an error: it may hold anything.
+    """
+    for name, folders, others in os.walk(root, onerror=_unlisted, followlinks=True):
         folder = Path(name)
         yield from (folder / other for other in [*folders, *others])
-        folders[:] = [other for other in folders if not _is_ring(folder / other)]
+        seen = [other for other in folders if not other.startswith(".") and other != SYSTEMS]
+        folders[:] = [other for other in seen if not _is_ring(folder / other)]
+
+
+def _unlisted(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise DataError(
+            f"Every folder below --root must be one that may be listed, but {error.filename} is not: {error.strerror}. "
+            "Allow it, or move it elsewhere."
+        ) from None
+    if error.errno not in NO_FILE:  # it is gone by now
+        raise error
 
 
 def _is_ring(path: Path) -> bool:
@@ -94,59 +131,131 @@ def shapes(root: str) -> dict[str, Path]:
     return {name.as_posix(): path for name, path in found.items()}
 
 
+@dataclass(frozen=True)
+class Contents:
+    """The bytes of a shape's file, and of every file that it names: None for one that is not there."""
+
+    data: bytes
+    others: dict[str, bytes | None]
+
+    @classmethod
+    def of(cls, path: Path, read: Callable[[Path], bytes | None] = read_file) -> "Contents | None":
+        """What lies at `path` and beside it; None if there is no such file."""
+        data = read(path)
+        return None if data is None else cls(data, named(data, _kind(path), lambda name: read(path_beside(path, name))))
+
+    def digest(self) -> str:
+        """Of a file that names no other, the digest of its bytes."""
+        own = files.digest_of(self.data)
+        others = [f"{name} {'absent' if data is None else files.digest_of(data)}" for name, data in self.others.items()]
+        return files.digest_of("\n".join([own, *others]).encode()) if others else own
+
+
+def _refused(path: Path, error: PermissionError) -> str:
+    """The digest of a shape of which a file may not be read: not that of the shape, whatever it is."""
+    return files.digest_of(f"{_name(path, error)}: {errno.errorcode[error.errno or errno.EACCES]}".encode())
+
+
+def _name(path: Path, error: PermissionError) -> str:
+    """The file that may not be read, as it is called from the folder of the shape."""
+    return os.path.relpath(error.filename or path, path.parent)
+
+
 def digests_of(folder: Path, paths: list[Path]) -> dict[Path, str]:
     """
-    The digest of each shape with its materials and pictures.
+    The digest of each shape with its materials and pictures; none of one that is gone by now.
 
     They are read only where a size or a time of change is new: what was read is kept in listings/ of the store.
     """
-    store = files.scratch_root() if places.is_remote(files.root()) else Path(files.root())
-    listing = store / "listings" / f"{files.digest_of(str(folder.resolve()).encode())}.json"
-    known: dict[str, _Entry] = json.loads(listing.read_bytes()) if listing.exists() else {}
+    known = _listing(folder)
     entries = {str(path): known.get(str(path)) for path in paths}
     now = {name: entry if entry and _is_current(entry) else _entry(Path(name)) for name, entry in entries.items()}
-    if now != known:
-        places.write_atomically(listing, json.dumps(now).encode())
-    return {path: now[str(path)]["digest"] for path in paths}
+    found = {name: entry for name, entry in now.items() if entry}
+    if found != known:
+        _keep_listing(folder, found)
+    return {Path(name): entry["digest"] for name, entry in found.items()}
+
+
+def unlist(folder: Path, path: Path) -> None:
+    """Has a shape read again by the next listing."""
+    known = _listing(folder)
+    if known.pop(str(path), None):
+        _keep_listing(folder, known)
+
+
+Stamp = list[int] | None
+"""size, times of change of contents and of anything, and number of a file; None where there is none: one that appears
+later is news"""
 
 
 class _Entry(TypedDict):
     """What the listing says of a shape: the stamps of the files that were read for it, and their digest."""
 
-    stamps: dict[str, str]
+    stamps: dict[str, Stamp]
+    """an empty one is no file's: it is read again"""
     digest: str
 
 
+def _listing(folder: Path) -> dict[str, _Entry]:
+    file = _listing_file(folder)
+    found: dict[str, _Entry] = json.loads(file.read_bytes()) if file.exists() else {}
+    return found
+
+
+def _keep_listing(folder: Path, entries: dict[str, _Entry]) -> None:
+    with suppress(OSError):  # of one who may only read the store: it saves time, and decides nothing
+        places.write_atomically(_listing_file(folder), json.dumps(entries).encode())
+
+
+def _listing_file(folder: Path) -> Path:
+    store = files.scratch_root() if places.is_remote(files.root()) else Path(files.root())
+    return store / "listings" / f"{files.digest_of(str(folder.resolve()).encode())}.json"
+
+
 def _is_current(entry: _Entry) -> bool:
-    return all(_stamp(Path(name)) == stamp for name, stamp in entry["stamps"].items())
+    try:
+        return all(_stamp(Path(name)) == stamp for name, stamp in entry["stamps"].items())
+    except OSError:  # it is met again where the file is read
+        return False
 
 
-def _stamp(path: Path) -> str:
-    """Empty where there is no file: one that appears later is news."""
+def _stamp(path: Path) -> Stamp:
     try:
         stat = path.stat()
-    except (OSError, ValueError):
-        return ""
-    return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def _entry(path: Path) -> _Entry:
-    read = _bytes(path)
-    # what cannot be read is listed as if it had no bytes, and is looked at again: a new permission changes no stamp
-    digest, stamps = hashlib.blake2b(read or b"", digest_size=16), {str(path): "" if read is None else _stamp(path)}
-    for name, contents in named(read or b"", _kind(path), beside(path)).items():
-        digest.update(contents or b"")
-        other = path.parent / name.replace("\\", "/")
-        stamps[str(other)] = "" if contents is None else _stamp(other)
-    return {"stamps": stamps, "digest": digest.hexdigest()}
-
-
-def _bytes(path: Path) -> bytes | None:
-    """None where they cannot be read: opening the asset says why, and that sets aside this one alone."""
-    try:
-        return path.read_bytes()
-    except OSError:
+    except ValueError:
         return None
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return None
+        raise
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _entry(path: Path) -> _Entry | None:
+    """What the listing is to say of a shape; None if it is gone by now."""
+    for _ in range(TRIES):
+        now, stamps = time.time_ns(), dict[str, Stamp]()
+
+        def read(file: Path, stamps: dict[str, Stamp] = stamps) -> bytes | None:
+            stamps.setdefault(str(file), _stamp(file))
+            return read_file(file)
+
+        try:
+            shape = Contents.of(path, read)
+        except PermissionError as error:
+            return {"stamps": {str(path): []}, "digest": _refused(path, error)}  # a permission may come without a stamp
+        if shape is None:
+            return None
+        entry: _Entry = {"stamps": stamps, "digest": shape.digest()}
+        if _is_current(entry):
+            return {**entry, "stamps": {name: [] if _is_young(stamp, now) else stamp for name, stamp in stamps.items()}}
+    raise Changed(
+        f"What is listed lies still, but {path} changes while it is read. Run again when nothing writes to it."
+    )
+
+
+def _is_young(stamp: Stamp, now: int) -> bool:
+    return stamp is not None and stamp[2] > now - YOUNG
 
 
 def named(data: bytes, kind: str, resolve: Resolve) -> dict[str, bytes | None]:
@@ -154,7 +263,9 @@ def named(data: bytes, kind: str, resolve: Resolve) -> dict[str, bytes | None]:
     found: dict[str, bytes | None] = {}
     if kind == "glb":
         return {name: resolve(name) for name in glb.names(data)}
-    for name, library in obj.libraries(obj.names(data), resolve).items() if kind == "obj" else ():
+    if kind != "obj" or b"mtllib" not in data:  # looking for its lines takes as long as decoding
+        return found
+    for name, library in obj.libraries(obj.names(data), resolve).items():
         found[name] = library
         for picture in obj.pictures(library or b""):
             found[picture] = resolve(picture)

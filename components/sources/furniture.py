@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +25,7 @@ from components.ranges import AtLeast, Natural
 from components.resource import resource
 from components.runtime import files, places
 from components.runtime.archives import member_of_ar, tar_members, unxz
-from components.source import Asset, Source, split_by_hash
+from components.source import Asset, Source, check_digest, split_by_hash
 
 PACKAGE = "sweethome3d-furniture"
 VERSION = "1.8-1"
@@ -70,9 +70,14 @@ class Furniture(Source):
     def open(self, asset: Asset) -> Mesh:
         if self.full:
             folder = library(self.root)
-            return catalogue.open_piece(folder, _pieces(folder)[asset.id])
+            piece = _pieces(folder).get(asset.id)
+            check_digest(asset, piece.digest if piece else "")
+            assert piece is not None  # no asset has the digest of nothing
+            return catalogue.open_piece(folder, piece)
         path = resource("textured.bin") if self.textured else resource("furniture.bin")
-        return packed.mesh_at(path, _index(path)[asset.id])
+        row = _index(path).get(asset.id, {"digest": ""})
+        check_digest(asset, row["digest"])
+        return packed.mesh_at(path, row)
 
     def watch(self) -> Iterable[Path]:
         if self.full:
@@ -80,14 +85,28 @@ class Furniture(Source):
         return [resource("furniture.bin"), resource("textured.bin")]
 
 
-@cache
 def _index(path: Path) -> dict[str, packed.Row]:
+    return _index_of(path, _stamp(path))
+
+
+@lru_cache(4)
+def _index_of(path: Path, stamp: tuple[int, ...]) -> dict[str, packed.Row]:
     return {row["id"]: row for row in packed.index_of(path)}
 
 
-@cache
 def _pieces(folder: Path) -> dict[str, catalogue.Piece]:
+    return _pieces_of(folder, tuple(_stamp(folder / f"{name}.sh3f") for name in catalogue.LIBRARIES))
+
+
+@lru_cache(4)
+def _pieces_of(folder: Path, stamps: tuple[tuple[int, ...], ...]) -> dict[str, catalogue.Piece]:
     return {piece.id: piece for piece in catalogue.pieces(folder)}
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes with a file: nothing, for one that is not there, which whoever reads it says."""
+    stat = path.stat() if path.exists() else None
+    return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) if stat else ()
 
 
 def _from_file(path: Path) -> list[Asset]:
@@ -154,7 +173,9 @@ def download() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         command = ["apt-get", "download", f"{PACKAGE}={VERSION}"]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=600
+            )
         except FileNotFoundError:
             raise DataError(
                 f"The full furniture is a Debian package, but this machine has no apt-get. {REMEDY}"

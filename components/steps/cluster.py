@@ -3,14 +3,18 @@ What the steps share of Ray: work spread over a cluster, a group of workers, and
 """
 
 import logging
+import os
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from components.errors import Infeasible, RayfieldError, UsageError
-from components.runtime import files
+from components.runtime import files, places
+from components.runtime.secrets import is_secret
 from components.step import Context
 
 SMALL = 4.0  # seconds of work below which Ray Data costs more than it saves: its first job takes 11 CPU seconds
@@ -70,13 +74,13 @@ def _on_ray(
     from ray import cloudpickle
 
     quiet()
-    shared, store = ray.put((function, items, held, context)), files.root()
+    shared, store = ray.put((function, items, held, context)), files.told()
 
     def work(batch: dict[str, Any]) -> dict[str, Any]:
         files.use(store)
         function, items, held, context = ray.get(shared)
         with context.working("data"):
-            results = [cloudpickle.dumps(function(items[place], *held)) for place in batch["place"]]
+            results = [_outcome(function, items[place], held) for place in batch["place"]]
         return {"place": batch["place"], "result": np.array(results, dtype=object)}
 
     places = ray.data.from_items([{"place": place} for place in range(len(items))], override_num_blocks=blocks)
@@ -84,7 +88,34 @@ def _on_ray(
     # one item a batch: progress comes as items end, and a killed job keeps those that did
     for batch in places.map_batches(work, batch_size=1).iter_batches(batch_size=None):
         for place, result in zip(batch["place"], batch["result"], strict=True):
-            yield items[int(place)], cloudpickle.loads(result)
+            made, error, trace = cloudpickle.loads(result)
+            if error is not None:
+                error.__context__ = _There(trace)
+                raise error
+            yield items[int(place)], made
+
+
+class _There(Exception):
+    """The traceback of an error in the process that met it."""
+
+
+def _outcome(function: Callable[..., Any], item: Any, held: tuple[Any, ...]) -> bytes:
+    """
+    What a function made, or the error that it met and its traceback, pickled.
+
+    Ray Data hands on a text of an error; whether it is tried again depends on its class.
+    """
+    from ray import cloudpickle
+
+    try:
+        return cloudpickle.dumps((function(item, *held), None, ""))
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        with suppress(Exception):  # one that cannot be made again from its parts is Ray's to tell
+            outcome = cloudpickle.dumps((None, error, trace))
+            cloudpickle.loads(outcome)
+            return outcome
+        raise
 
 
 def quiet() -> None:
@@ -97,6 +128,18 @@ def quiet() -> None:
     settings.execution_options.preserve_order = True
 
 
+def keep_secrets_from_trials() -> None:
+    """
+    Has Ray Tune tell its trials no secret: it copies AWS's keys into each one's runtime_env, which Ray's logs show.
+
+    A local Ray's workers have the variables of this process anyway, and the nodes of a cluster have their own. The
+    variables stay where they are meanwhile: who writes to a bucket, and who redacts the logs, reads them.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not is_secret(name)}
+
+
 def on_workers(
     function: Callable[[Mapping[str, Any]], Any],
     config: Mapping[str, Any],
@@ -104,7 +147,6 @@ def on_workers(
     workers: Workers,
     gpus: float,
     scratch: str,
-    datasets: Mapping[str, Any] | None = None,
 ) -> Any:
     """
     What `function` returns on the first worker of a Ray Train group; `workers=0` calls it in this process.
@@ -119,8 +161,7 @@ def on_workers(
     needs = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
     trainer = TorchTrainer(
         function,
-        train_loop_config={**config, "store": files.root(), "gpus": gpus},
-        datasets=dict(datasets) if datasets else None,
+        train_loop_config={**config, "store": files.told(), "gpus": gpus},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus > 0,
@@ -142,6 +183,19 @@ def on_workers(
         return trainer.fit().return_value
     except ControllerError as error:
         raise error.controller_failure if _is_final(error.controller_failure) else error from None
+
+
+def probe(store: files.Told, name: str) -> str:
+    """Reads and writes the store that a driver means, in whatever process this is; returns what it wrote."""
+    files.use(store)
+    said = f"{os.uname().nodename} {os.getpid()}"
+    places.write(f"{files.root()}/{name}", said.encode())
+    return said
+
+
+def probe_worker(config: Mapping[str, Any]) -> str:
+    """The same as a worker of Ray Train."""
+    return probe(config["store"], config["name"])
 
 
 def _verdict() -> Any:

@@ -5,6 +5,7 @@ evaluate: how good a checkpoint is on the splits that it has not learned from; b
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any, Literal
 
 import numpy as np
@@ -12,19 +13,20 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save as save_tensors
 
-from components.artifacts import Checkpoint, Scores
+from components.artifacts import Checkpoint, Rival, Scores
 from components.errors import DataError, UsageError
-from components.family import Classifier
+from components.family import Classifier, Goal
+from components.metrics.paired import difference, jackknife, surpasses
 from components.representations.descriptors import Descriptors
 from components.runtime.crash import point
-from components.runtime.files import File, keep
+from components.runtime.files import File, digest_of, keep
 from components.runtime.plain import canonical
 from components.step import Context, step
 from components.steps.cluster import spread
 from components.steps.seen import seen
 from components.table import Rows, Table
 from components.training import evaluate as measured
-from components.training import groups, joined, standard_error
+from components.training import groups, joined, left_out
 
 GROUPS = 20  # parts of a split that the jackknife leaves out in turn
 SHOWN = 512  # rows of which figures are drawn
@@ -48,10 +50,11 @@ def evaluate(
     if extractor is not None:
         family = family.judged_by(extractor.family, extractor.network())
     labels = getattr(family, "labels", ())
-    parts, held_out = {}, {}
+    parts, named, held_out = {}, {}, {}
     for split in ("val", "test"):
         rows = held_out[split] = _rows(table, checkpoint, split, labels)
-        parts[split] = parts_of(family, net, rows, on=on, context=context)
+        parts[split], named[split] = parts_of(family, net, rows, on=on, context=context), digest_of_groups(rows)
+    without = {split: left_out(family, own) for split, own in parts.items()}
     unlearned = never_learned(table, held_out.values()) if isinstance(family, Classifier) else {}
     point("evaluate: measured, nothing said")
     with torch.no_grad():
@@ -64,7 +67,7 @@ def evaluate(
         direction=family.goal.direction,
         val=family.score(joined(parts["val"])),
         test=family.score(joined(parts["test"])),
-        error=standard_error(family, parts["test"]),
+        error={name: jackknife(values) for name, values in without["test"].items()},
         count=len(rows),
         checkpoint=replace(checkpoint, seen=seen(table, checkpoint.representation, checkpoint, ["val"])),
         assets=table.assets,
@@ -73,6 +76,8 @@ def evaluate(
         source=table.source,
         extractor=extractor,
         unlearned=unlearned,
+        left_out={split: own.get(family.goal.name, ()) for split, own in without.items()},
+        parts=named,
     )
     if unlearned:
         context.note({"never_learned": unlearned})
@@ -102,6 +107,12 @@ def shown(rows: Rows) -> np.ndarray:
     count = min(len(parts), max(1, SHOWN * len(parts) // len(rows)))
     chosen = np.linspace(0, len(parts) - 1, count).round().astype(int)
     return np.concatenate([parts[place] for place in chosen])[:SHOWN]
+
+
+def digest_of_groups(rows: Rows) -> str:
+    """What two scores share whose parts are the same assets, whatever was made of each: see `paired.difference`."""
+    names = [sorted({rows.ids[place] for place in group}) for group in groups(rows, GROUPS)]
+    return digest_of(canonical(names).encode())
 
 
 def tested(table: Table, rows: Rows) -> bytes:
@@ -149,7 +160,8 @@ def baseline(table: Table, *, method: Literal["majority", "forest"] = "forest", 
     """
     train, val, test = (held(table.open(Descriptors(), split), split, table) for split in ("train", "val", "test"))
     answer = _majority(train) if method == "majority" else _forest(train, context.seed)
-    right = {name: answer(rows) == rows.label.numpy() for name, rows in (("val", val), ("test", test))}
+    held_out = {"val": val, "test": test}
+    right = {name: answer(rows) == rows.label.numpy() for name, rows in held_out.items()}
     scores = Scores(
         name=method,
         goal="accuracy",
@@ -158,9 +170,18 @@ def baseline(table: Table, *, method: Literal["majority", "forest"] = "forest", 
         test={"accuracy": float(right["test"].mean())},
         error={"accuracy": float(right["test"].std() / np.sqrt(len(test)))},
         count=len(test),
+        left_out={name: _without_each(right[name], groups(rows, GROUPS)) for name, rows in held_out.items()},
+        parts={name: digest_of_groups(rows) for name, rows in held_out.items()},
     )
     context.log({"test_accuracy": scores.test["accuracy"], "val_accuracy": scores.val["accuracy"]}, 0)
     return scores
+
+
+def _without_each(right: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[float, ...]:
+    """The accuracy without each part of the rows in turn."""
+    if len(groups) < 2:
+        return ()
+    return tuple(float(np.delete(right, group).mean()) for group in groups)
 
 
 def _majority(train: Rows) -> Any:
@@ -178,16 +199,43 @@ def _forest(train: Rows, seed: int) -> Any:
 
 @step(outputs=("scores", "checkpoint"), strict=True)
 def best_of(entries: Sequence[Scores]) -> tuple[Scores, Checkpoint]:
-    """The entry with the best validation score, and its checkpoint: test is for reporting, not for choosing."""
+    """
+    The entry with the best validation score, and its checkpoint: test is for reporting, not for choosing.
+
+    Of those that are within one standard error of the best, by the difference over the same assets, the one with the
+    fewest parameters is taken.
+    """
     learned = [entry for entry in entries if entry.checkpoint is not None]
     goals = {(entry.goal, entry.direction) for entry in learned}
     if len(goals) != 1:
         raise UsageError(f"best_of compares models by one goal, but got {sorted(goals)}.")
-    sign = 1 if learned[0].direction == "max" else -1
-    best = max(learned, key=lambda entry: sign * entry.val[entry.goal])
+    goal = Goal(*goals.pop())
+    ranked = sorted(learned, key=lambda entry: goal.rank(entry.value("val")))
+    if isnan(ranked[0].value("val")):
+        names = ", ".join(entry.name for entry in learned)
+        raise DataError(f"A choice needs a score, but {goal.name} on val is NaN for {names}. Lower their lr.")
+    tied = [entry for entry in ranked if _ties(ranked[0], entry, goal)]
+    best = min(tied, key=_size)
+    rivals = tuple(_rival(best, entry, entry in tied) for entry in learned if entry is not best)
     assert best.checkpoint is not None
-    over = tuple((entry.name, entry.val[entry.goal]) for entry in learned if entry is not best)
-    return replace(best, over=over), best.checkpoint
+    return replace(best, over=rivals), best.checkpoint
+
+
+def _ties(leader: Scores, entry: Scores, goal: Goal) -> bool:
+    """Whether the best on val is better than an entry by no more than the difference's standard error."""
+    if isnan(entry.value("val")):
+        return False
+    return not surpasses(*difference(vars(leader), vars(entry), "val"), goal.direction)
+
+
+def _size(entry: Scores) -> int:
+    assert entry.checkpoint is not None
+    return entry.checkpoint.parameters
+
+
+def _rival(best: Scores, entry: Scores, tie: bool) -> Rival:
+    value, error = difference(vars(best), vars(entry), "val")
+    return Rival(entry.name, entry.value("val"), value, error, tie)
 
 
 @dataclass(frozen=True)
@@ -201,7 +249,8 @@ class Comparison:
     folds: int
 
     def describe(self) -> str:
-        rows = sorted(zip(self.means, self.names, self.errors, strict=True), reverse=True)
+        found = zip(self.means, self.names, self.errors, strict=True)
+        rows = sorted(found, key=lambda row: (isnan(row[0]), -row[0]))
         said = ", ".join(f"{name} {mean:.3f} ± {error:.3f}" for mean, name, error in rows)
         return f"{self.goal} over {self.folds} folds: {said}"
 

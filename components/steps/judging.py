@@ -2,7 +2,7 @@
 The verdict over a candidate: thresholds, and not worse than the champion on test assets that neither has seen.
 
     PROMOTE   it passes the gate, and its score is at least the champion's
-    HOLD      it passes the gate, and is worse than the champion or cannot be compared with it
+    HOLD      it passes the gate, and is worse than the champion or cannot be compared with it; or its score is NaN
     REJECT    it misses a threshold
 
 Of the candidate's frozen list those count that neither was trained or chosen on, by the contents that both wrote down.
@@ -14,12 +14,12 @@ that are each within one error of the last would lead downhill.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import hypot, isfinite
+from math import hypot, isfinite, isnan
 from pathlib import Path
 from typing import Any
 
 from components.artifacts import Checkpoint, Gate, Scores
-from components.runtime.files import digest_of
+from components.runtime.files import Damaged, digest_of
 from components.runtime.plain import canonical, encode
 from components.runtime.secrets import redact
 from components.source import Asset
@@ -103,7 +103,7 @@ def goal_of(scores: Scores) -> str:
 def judge(scores: Scores, gate: Gate, champion: Champion | None, *, force: bool, context: Context) -> dict[str, Any]:
     """The verdict, its reasons, and both sides' numbers, as JSON would hold them."""
     missed = gate.failures(scores.test)
-    theirs, doubts = _compared(scores, champion, context) if champion else (None, [])
+    theirs, doubts = _compared(scores, champion, context) if champion else (None, unscored(scores))
     if known := leaked(scores):
         doubts.append(
             f"it was trained or chosen on {len(known)} of its {len(listed(scores))} test assets, {known[0]} among them"
@@ -119,6 +119,11 @@ def judge(scores: Scores, gate: Gate, champion: Champion | None, *, force: bool,
         "candidate": {"family": scores.name, "scores": numbers(scores.test), "error": numbers(scores.error)},
         "champion": theirs,
     }
+
+
+def unscored(scores: Scores) -> list[str]:
+    """Why a model without a score is not the first champion, thresholds or not."""
+    return [f"{scores.goal} is not a number on the test assets"] if isnan(scores.value("test")) else []
 
 
 def numbers(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -140,7 +145,7 @@ def _compared(scores: Scores, champion: Champion, context: Context) -> tuple[dic
     said |= {"how": found.how, "unseen": found.unseen, "scores": numbers(test), "error": numbers(error)}
     said |= numbers({"candidate": ours, "difference": ours - theirs, "error_of_difference": hypot(*errors)})
     good = ours >= theirs if scores.direction == "max" else ours <= theirs
-    if good or theirs != theirs:
+    if ours == ours and (good or theirs != theirs):
         return said, []
     words = f"{goal} is {_text(ours, errors[0])}, the champion's is {_text(theirs, errors[1])}"
     return said, [f"{words}, on what neither has seen of {found.unseen} test assets"]
@@ -164,7 +169,7 @@ def _measured(scores: Scores, champion: Champion, context: Context) -> Compared:
         names = unseen(scores, read_beside(folder))
         theirs = measure(scores, opened(folder), names, context)
         ours = as_it_is if len(names) == len(listed(scores)) else measure(scores, _own(scores), names, context)
-    except (Incomparable, MemoryError):
+    except (Incomparable, Damaged, MemoryError):
         raise
     except Exception as error:  # its code, its weights or the data are gone: whatever it was, it cannot be measured
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):

@@ -6,13 +6,16 @@ It depends on which trial ends first, so it can be neither extended nor repeated
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isnan
 from typing import Any
 
 from components.errors import DataError, RayfieldError, UsageError
-from components.family import Family
+from components.family import Family, Goal
 from components.runtime import files
+from components.runtime.files import Damaged
 from components.space import Choice, Integer, LogUniform
 from components.step import Context
+from components.steps.cluster import keep_secrets_from_trials
 from components.steps.stream import judged
 from components.table import Table
 from components.training import Learner, evaluate
@@ -26,7 +29,8 @@ def search(family: Family, table: Table, trials: int, context: Context) -> list[
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    store, goal = files.root(), family.goal
+    keep_secrets_from_trials()
+    store, goal = files.told(), family.goal
 
     def trainable(config: dict[str, Any]) -> None:
         files.use(store)
@@ -59,26 +63,39 @@ def search(family: Family, table: Table, trials: int, context: Context) -> list[
         run_config=tune.RunConfig(name="optuna", storage_path=f"{context.scratch}/tune", verbose=0),
     ).fit()
     failed = own_errors({number: result.error for number, result in enumerate(found) if result.error})
-    if len(failed) == len(found):
-        raise DataError(f"No trial of {family.name} was scored. The first: {failed[0]}")
+    ended = [result for result in found if result.metrics and goal.name in result.metrics]
+    if not ended:
+        reason = next(iter(failed.values()), "See the trials' logs.")
+        raise DataError(f"No trial of {family.name} was scored. The first: {reason}")
     if failed:
         context.note({"failed": f"{len(failed)} of {trials} trials failed: {next(iter(failed.values()))}"})
-    ended = [result for result in found if result.metrics and goal.name in result.metrics]
-    ended.sort(key=lambda result: result.metrics[goal.name], reverse=goal.direction == "max")
-    return [(replace(family, **result.config), _numbers(result.metrics)) for result in ended]
+    return ranked([(replace(family, **result.config), _numbers(result.metrics)) for result in ended], goal)
 
 
-def own_errors(errors: Mapping[int, BaseException]) -> dict[int, RayfieldError]:
+def ranked(scored: list[tuple[Family, dict[str, float]]], goal: Goal) -> list[tuple[Family, dict[str, float]]]:
+    """The best first, of those that went furthest: a score on the way is no match for one at the end. NaN is last."""
+
+    def place(one: tuple[Family, dict[str, float]]) -> tuple[bool, float, float]:
+        score = one[1][goal.name]
+        return isnan(score), -one[1]["steps"], goal.rank(score)
+
+    found = sorted(scored, key=place)
+    if isnan(found[0][1][goal.name]):
+        raise DataError(f"A search needs a score, but {goal.name} of every trial is NaN. Lower lr, or set clip.")
+    return found
+
+
+def own_errors(errors: Mapping[Any, BaseException]) -> dict[Any, RayfieldError]:
     """
     What is wrong with the trials themselves: a field's value, or the data.
 
-    Anything else is raised again: a worker that died or memory that ran out would narrow the search for good, and the
-    step is tried again where that may help; the rungs that were reached are kept.
+    Anything else is raised again: a worker that died, memory that ran out or a damaged object would narrow the search
+    for good, and the step is tried again where that may help; what others have scored is kept.
     """
-    own: dict[int, RayfieldError] = {}
+    own: dict[Any, RayfieldError] = {}
     for trial, error in errors.items():
         cause = getattr(error, "cause", None) or error
-        if not isinstance(cause, UsageError | DataError):
+        if isinstance(cause, Damaged) or not isinstance(cause, UsageError | DataError):
             raise cause
         own[trial] = cause
     return own

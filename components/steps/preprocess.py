@@ -3,13 +3,16 @@ preprocess: raw assets to a table, one Parquet set for each representation.
 
 Assets are cut into shards by the hash of the id. A shard of one representation is an entry of the store with a key of
 its own, so a killed or extended run makes only the shards that are missing. Each asset is decoded once, for all the
-representations that lack its shard. What cannot be read is put into quarantine with its reason; nothing else stops.
+representations that lack its shard. An asset of whose bytes a decoder or a representation says `Unreadable` is put into
+quarantine with its reason, and is in no set of the table. Any other error, of a disk, a network or memory, says nothing
+of the asset: no shard is kept that met one.
 """
 
 import io
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -22,7 +25,7 @@ from components.representation import Column, Representation
 from components.runtime.crash import point
 from components.runtime.files import File, keep
 from components.runtime.secrets import redact
-from components.source import SPLITS, Asset, Source, Unreadable, chance, content_of
+from components.source import SPLITS, Asset, Changed, Source, Unreadable, chance, content_of
 from components.step import Context, step
 from components.steps.cluster import spread
 from components.table import Set, Table
@@ -70,7 +73,7 @@ class Work:
 
     @classmethod
     def of(cls, source: Source, representations: Sequence[Representation], context: Context) -> "Work":
-        assets = source.rows()
+        assets = context.listed(source)
         if not assets:
             raise DataError("A source must have assets, but this one is empty. Check its --root.")
         name, count = Counter(asset.id for asset in assets).most_common(1)[0]
@@ -170,9 +173,35 @@ def _adapt(representation: Representation, source: Source, assets: Sequence[Asse
 
 def _try_open(source: Source, asset: Asset) -> Any:
     try:
-        return source.open(asset)
-    except Exception:  # it will be met again, and put into quarantine with its reason
+        return opened(source, asset)
+    except Unreadable:  # it will be met again, and put into quarantine with its reason
         return None
+
+
+def opened(source: Source, asset: Asset) -> Any:
+    """A decoded asset that can be used; raises `Unreadable` where its bytes are at fault, and names it in any error."""
+    with _naming(asset):
+        decoded = source.open(asset)
+    if hasattr(decoded, "problem") and (problem := decoded.problem()):
+        raise Unreadable(problem)
+    return decoded
+
+
+def represented(representation: Representation, decoded: Any, asset: Asset, seed: int) -> list[Mapping[str, Any]]:
+    """The rows of a decoded asset; raises `Unreadable` where it can have none, and names it in any error."""
+    with _naming(asset):
+        return list(representation.rows(decoded, representation.generator(seed, asset.id)))
+
+
+@contextmanager
+def _naming(asset: Asset) -> Iterator[None]:
+    """Says of an error which asset met it; its class decides whether the work is tried again."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, Unreadable | Changed):
+            error.add_note(f"(asset {asset.id})")
+        raise
 
 
 def _key(context: Context, source: Source, representation: Representation, group: Sequence[Asset]) -> str:
@@ -209,13 +238,19 @@ def make(job: Job, source: Source, context: Context) -> bool:
     rows: dict[str, list[Mapping[str, Any]]] = {key: [] for _, key in wanted}
     rejects: dict[str, list[Mapping[str, str]]] = {key: [] for _, key in wanted}
     for asset in job.assets:
-        decoded, reason = _open(source, asset)
+        try:
+            decoded = opened(source, asset)
+        except Unreadable as error:
+            for _, key in wanted:
+                rejects[key].append(_reject(asset, error))
+            continue
         for representation, key in wanted:
-            made, why = (None, reason) if reason else _represent(representation, decoded, asset, context.seed)
-            if why:
-                rejects[key].append({"id": asset.id, "uri": redact(asset.uri), **why})
+            try:
+                made = represented(representation, decoded, asset, context.seed)
+            except Unreadable as error:
+                rejects[key].append(_reject(asset, error, by=representation.name))
             else:
-                rows[key] += [{"id": asset.id, **row} for row in made or []]
+                rows[key] += [{"id": asset.id, **row} for row in made]
     for representation, key in wanted:
         file = write_rows(rows[key], representation) if rows[key] else None
         point("preprocess: the rows of a shard are kept, not remembered")
@@ -223,27 +258,10 @@ def make(job: Job, source: Source, context: Context) -> bool:
     return True
 
 
-def _open(source: Source, asset: Asset) -> tuple[Any, dict[str, str] | None]:
-    try:
-        return source.open(asset), None
-    except Exception as error:
-        return None, _why(error)
-
-
-def _represent(
-    representation: Representation, decoded: Any, asset: Asset, seed: int
-) -> tuple[list[Mapping[str, Any]] | None, dict[str, str] | None]:
-    try:
-        if hasattr(decoded, "problem") and (problem := decoded.problem()):
-            raise Unreadable(problem)
-        return list(representation.rows(decoded, representation.generator(seed, asset.id))), None
-    except Exception as error:
-        return None, _why(error)
-
-
-def _why(error: Exception) -> dict[str, str]:
-    reason = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
-    return {"reason": redact(reason), "traceback": redact("".join(traceback.format_exception(error)))}
+def _reject(asset: Asset, error: Unreadable, by: str = "") -> dict[str, str]:
+    """A line of the quarantine; `by` names the representation that refused what could be decoded."""
+    trace = redact("".join(traceback.format_exception(error)))
+    return {"id": asset.id, "uri": redact(asset.uri), "reason": redact(str(error)), "by": by, "traceback": trace}
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], representation: Representation) -> File:
@@ -288,7 +306,7 @@ def _table(
     adapted: Sequence[Representation],
     made: list[list[Shard]],
 ) -> Table:
-    rejects = {r["id"]: r for row in made for shard in row for r in shard.rejects}
+    rejects = _joined(reject for row in made for shard in row for reject in shard.rejects)
     good = sorted((a for a in assets if a.id not in rejects), key=lambda a: a.id)
     if not good:
         first = next(iter(rejects.values()))
@@ -297,7 +315,7 @@ def _table(
     for place, (one, other) in enumerate(zip(declared, adapted, strict=True)):
         own = [row[place] for row in made]
         files = tuple(shard.rows for shard in own if shard.rows is not None)
-        sets.append(Set(one, other, files, sum(shard.count for shard in own)))
+        sets.append(Set(one, other, files, sum(_count(shard, rejects) for shard in own)))
     counts = {split: sum(a.split == split for a in good) for split in SPLITS}
     return Table(
         assets=keep("assets.parquet", _records([_record(a) for a in good])),
@@ -308,6 +326,24 @@ def _table(
     )
 
 
+def _joined(rejects: Iterable[Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
+    """One line for each asset, with all the representations that refused it."""
+    found: dict[str, Mapping[str, str]] = {}
+    for reject in rejects:
+        first = found.setdefault(reject["id"], reject)
+        if reject["by"] not in first["by"].split(", "):
+            found[reject["id"]] = {**first, "by": f"{first['by']}, {reject['by']}"}
+    return found
+
+
+def _count(shard: Shard, rejects: Mapping[str, Any]) -> int:
+    """The rows of a shard whose assets no other set of the table refused: a shard is shared, a table is not."""
+    if shard.rows is None or not rejects:
+        return shard.count
+    ids = pq.read_table(shard.rows.path(), columns=["id"])["id"].to_pylist()
+    return sum(name not in rejects for name in ids)
+
+
 def _record(asset: Asset) -> dict[str, Any]:
     attributes = dict(asset.attributes)
     return asdict(asset) | {"attributes": attributes, "uri": redact(asset.uri), "content": content_of(asset)}
@@ -316,7 +352,7 @@ def _record(asset: Asset) -> dict[str, Any]:
 def _records(rows: Sequence[Mapping[str, Any]]) -> bytes:
     text = [{k: sorted(v.items()) if isinstance(v, Mapping) else v for k, v in row.items()} for row in rows]
     attributes = pa.map_(pa.string(), pa.string())
-    names = list(text[0]) if text else ["id", "uri", "reason", "traceback"]
+    names = list(text[0]) if text else ["id", "uri", "reason", "by", "traceback"]
     schema = pa.schema([(n, attributes if n == "attributes" else pa.string()) for n in names])
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(text, schema), buffer, compression="zstd")

@@ -10,18 +10,27 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from components.errors import RayfieldError, UsageError
+from components.errors import DataError, RayfieldError, UsageError
+from components.runtime import reach
 from components.runtime.crash import point
-from components.runtime.files import tracking_uri
+from components.runtime.files import database, tracking_uri
+from components.runtime.secrets import redact
 
 MOVES = 50  # of an alias that are remembered
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""of the servers of SQL that MLflow knows"""
+SCHEMES = ("", "file", "http", "https", "sqlite", *PORTS, "databricks", "databricks-uc", "uc")
+"""of MLFLOW_TRACKING_URI"""
 
 
 class TrackingDown(RayfieldError, ConnectionError):
@@ -38,21 +47,80 @@ def client() -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from filelock import FileLock
 
+    uri = tracking_uri()
+    path = database(uri)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
 
         for logger in ("mlflow", "alembic", "sqlalchemy"):
             logging.getLogger(logger).setLevel(logging.ERROR)
-        uri = tracking_uri()
-        if not uri.startswith("sqlite:///"):
+        if path is None:
+            check_address(uri)
+            _check_server(uri)
             return mlflow.MlflowClient(uri, uri)
         # six processes that open a fresh database at once: five crash in its migrations
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            path.touch()  # SQLite would make it 0644 at most, and a team with umask 002 could not share it
+            _check_database(path)
             api = mlflow.MlflowClient(uri, uri)
             api.search_experiments(max_results=1)
         return api
+
+
+def check_address(uri: str) -> None:
+    """Refuses an address at which MLflow could never be."""
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    files = scheme in ("", "file") and uri not in ("databricks", "uc")
+    plugins = [one.name for one in entry_points(group="mlflow.tracking_store")]
+    if scheme not in (*SCHEMES, *plugins) or (files and not os.environ.get("MLFLOW_ALLOW_FILE_STORE")):
+        raise UsageError(
+            f"MLflow is at an address such as http://host:5000 or sqlite:////folder/mlflow.db, but MLFLOW_TRACKING_URI "
+            f"is {redact(uri)}. Set another, or unset it for a database beside the store."
+        )
+
+
+def _check_server(uri: str) -> None:
+    """MLflow's own patience with a server that does not answer is minutes."""
+    parts = urlsplit(uri)
+    kind = parts.scheme.partition("+")[0]
+    why = ""
+    if kind in ("http", "https"):
+        why = reach.silent_http(f"{uri.rstrip('/')}/health")
+    elif kind in PORTS:
+        why = reach.refused(parts.hostname or "localhost", parts.port or PORTS[kind]) or _sql_refuses(uri)
+    if why:
+        raise TrackingDown(f"MLflow at {redact(uri)} does not answer: {why}. Run again when it does.")
+
+
+def _sql_refuses(uri: str) -> str:
+    """Why a server of SQL lets nobody in; MLflow would ask ten times."""
+    import sqlalchemy
+
+    try:
+        sqlalchemy.create_engine(uri).connect().close()
+    except ImportError as error:
+        raise UsageError(f"MLFLOW_TRACKING_URI {redact(uri)} needs a package that is not here: {error}.") from None
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        return redact(" ".join(str(getattr(error, "orig", None) or error).split())[:200].rstrip("."))
+    return ""
+
+
+def _check_database(path: Path) -> None:
+    """MLflow would ask a damaged file ten times, with longer and longer pauses."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path)) as found:
+            found.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            return  # by another process, for a moment
+        raise DataError(
+            f"MLflow's database must be one of SQLite, but {path} is not: {error}. Put a copy of it back, or move it "
+            "away: MLflow begins anew there, and the runs of the store are safe."
+        ) from None
 
 
 def asked() -> Any:
@@ -67,8 +135,8 @@ def asked() -> Any:
 
 def _is_there() -> bool:
     """Whether MLflow has anything: a server, or a database that was made."""
-    uri = tracking_uri()
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+    path = database(tracking_uri())
+    return path is None or path.exists()
 
 
 @contextmanager
@@ -108,9 +176,13 @@ def experiment(api: Any, name: str) -> str:
     found = api.get_experiment_by_name(name)
     if found:
         return found.experiment_id
-    uri = tracking_uri()
-    beside = str(Path(uri.removeprefix("sqlite:///")).with_name("mlartifacts")) if uri.startswith("sqlite") else None
-    return api.create_experiment(name, artifact_location=beside)
+    path = database(tracking_uri())
+    return api.create_experiment(name, artifact_location=artifacts_beside(path) if path else None)
+
+
+def artifacts_beside(path: Path) -> str:
+    """The address of the folder where the files of an SQLite database's runs lie: `?` and `#` are quoted there."""
+    return path.with_name("mlartifacts").as_uri()
 
 
 # Models and their versions

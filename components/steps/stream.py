@@ -1,21 +1,21 @@
 """
-The feeds of what is not made yet, or does not fit in memory.
+The feeds of what is not made yet, or does not fit in memory. No result depends on which of them it was.
 
 A source is followed: a Ray Data job makes its shards in their order, and the training takes each as it comes to the
-store. Its batches are a function of (seed, step), and it continues where it was. After that one pass it reads the store
-like any other.
+store. After that one pass it reads the store like any other.
 
-A table that does not fit in memory passes through Ray Data, shuffled in a buffer, pass after pass. Its batches depend
-on the number of workers, and a training that continues begins its pass anew.
+A table that does not fit in memory stays on the disk of each machine, and the same rows are read from there in the same
+order: batches are a function of (seed, step), whatever the memory and the workers, and a training continues where it
+was.
 """
 
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from threading import Event, Thread
 from typing import Any
 
@@ -25,17 +25,17 @@ import torch
 
 from components.errors import DataError, UsageError
 from components.family import Family
+from components.mapped import mapped
 from components.representation import Representation
-from components.runtime import files, places
+from components.runtime import places
 from components.step import Context
-from components.steps.cluster import Workers, quiet, spread
+from components.steps.cluster import Workers, spread
 from components.steps.preprocess import Work, make, make_missing
 from components.table import Rows, Table
-from components.training import Learner, World
+from components.training import Learner, phase_at
 
 SHARE = 0.25  # of the machine's memory that a training split may take
 GROWTH = 4.0  # what zstd takes off, about
-BUFFER = 8  # batches of a table that are shuffled among each other
 AHEAD = 2  # batches of a source that must be there to be shuffled: a shard is a random part of it
 LOOK = 0.2  # seconds between looks whether a shard is made
 PATIENCE = 60.0  # seconds without one, after which who waits for it makes it: its maker may wait for this one's CPU
@@ -53,17 +53,12 @@ def too_large(data: Table | Work, family: Family, context: Context) -> bool:
     return stored * GROWTH > SHARE * psutil.virtual_memory().total
 
 
-def check(workers: Workers, representation: Representation) -> None:
-    """Refuses what Ray Data cannot feed."""
-    if workers == 0:
-        raise UsageError("A stream needs a worker of Ray Train, but `workers` is 0. Pass --workers 1.")
-    if isinstance(workers, tuple):
-        raise UsageError(
-            f"A stream's batches depend on the number of workers, so it must be one number, but got {workers}. "
-            f"Pass --workers {workers[0]}, or feed='indexed'."
-        )
+def check(representation: Representation) -> None:
+    """Refuses what cannot be mapped."""
     if ragged := [name for name, column in representation.columns().items() if None in column.shape]:
-        raise UsageError(f"A stream carries columns of one shape, but {ragged[0]} has another in each row.")
+        raise UsageError(
+            f"What is streamed has columns of one shape, but {ragged[0]} has another in each row. Pass feed='indexed'."
+        )
 
 
 @contextmanager
@@ -104,7 +99,7 @@ class Feed:
 
     data: Table | Work
     streamed: bool
-    """whether the table passes through Ray Data"""
+    """whether the table's rows stay on the disk"""
     context: Context
     over: str = ""
     """the address of what `making` writes at its end; none where nobody makes a source's shards ahead"""
@@ -114,43 +109,30 @@ class Feed:
         """The training rows, or the first of a stream: enough for `adapt` to see the columns and the labels."""
         if isinstance(self.data, Work):
             return first_rows(self.data, self.context)
-        if not self.streamed:
-            return self.data.open(family.representation(), "train")
-        for shard in self.data.set(family.representation()).shards:
-            rows = self.data.open(family.representation(), "train", shards=[shard])
-            if len(rows):
-                break
-        return rows
+        return self._opened(self.data, family)
+
+    def _opened(self, table: Table, family: Family, labels: Sequence[str] = ()) -> Rows:
+        """The training rows of a table, in memory or on the disk."""
+        return (mapped if self.streamed else Table.open)(table, family.representation(), "train", labels)
 
     def start(self, learner: Learner) -> None:
         """Gives a learner its batches, unless it cuts them from its rows."""
         if isinstance(self.data, Work):
             learner.feed = self._follow(learner)
-        elif self.streamed:
-            learner.feed = self._passes(learner)
-
-    def _passes(self, learner: Learner) -> Iterator[dict[str, Any]]:
-        from ray.train import get_dataset_shard
-
-        shard = get_dataset_shard("train")
-        return batches(shard, learner.family.batch, self.context.seed, learner.world, learner.device)
 
     def _follow(self, learner: Learner) -> Iterator[dict[str, Any]]:
         """One pass while the shards are made, then what was kept."""
         yield from islice(self._first_pass(learner), learner.state.step, None)
         table, family = self.table(), learner.family
-        if self.streamed:
-            learner.feed = self._passes(learner)
-        else:
-            rows = table.open(family.representation(), "train", getattr(family, "labels", ()))
-            learner.rows, learner.feed = rows.to(learner.device), None
+        rows = self._opened(table, family, getattr(family, "labels", ()))
+        learner.rows, learner.feed = rows.to(learner.device), None
         yield learner.batch(learner.state.step)
 
     def _first_pass(self, learner: Learner) -> Iterator[dict[str, Any]]:
         """This worker's part of each batch: shard after shard, the rows of a few shuffled among each other."""
-        world, held = learner.world, list[Rows]()
+        world, family, held, step = learner.world, learner.family, list[Rows](), 0
         for place, shard, last in self._shards(learner):
-            size = learner.state.phase.batch or learner.family.batch
+            size = phase_at(family, step).batch or family.batch  # not that of a checkpoint, which is far ahead
             held += [shard] if shard is not None and len(shard) else []
             count = sum(map(len, held))
             if count < (size if last else AHEAD * size):
@@ -161,6 +143,7 @@ class Feed:
                 mine = np.arange(world.rank, size, world.size)
                 cut = rows.batch(batch[mine], row=mine, columns=learner.state.phase.columns)
                 yield {**cut, "index": torch.zeros_like(cut["index"])}  # places in the split are not known yet
+                step += 1
             held = [rows.picked(order[whole:])]
 
     def _shards(self, learner: Learner) -> Iterator[tuple[int, Rows | None, bool]]:
@@ -232,62 +215,3 @@ def shard_rows(work: Work, place: int, context: Context) -> Rows | None:
     assets = [{"id": a.id, "label": a.label, "split": a.split} for a in work.groups[place]]
     labels = tuple(sorted({asset.label for asset in work.assets}))
     return Rows.of(assets, [pq.read_table(made.rows.path())], "train", labels, work.adapted[0])
-
-
-def dataset(data: Table | Work, family: Family, context: Context) -> Any:
-    """The training rows as a Ray Dataset, with labels: a shard is read, or made, where it is wanted."""
-    if isinstance(data, Work):
-        return _dataset(len(data.groups), _made, (data, context), data.adapted[0])
-    one = data.set(family.representation())
-    return _dataset(len(one.shards), _stored, (data, family.representation()), one.adapted)
-
-
-def _made(place: int, work: Work, context: Context) -> Rows | None:
-    return shard_rows(work, place, context)
-
-
-def _stored(place: int, table: Table, representation: Representation) -> Rows | None:
-    return table.open(representation, "train", shards=[table.set(representation).shards[place]])
-
-
-def _dataset(size: int, read: Callable[..., Rows | None], held: tuple[Any, ...], representation: Representation) -> Any:
-    import ray
-    import ray.data
-
-    quiet()
-    shared, store = ray.put(held), files.root()
-
-    def columns(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        files.use(store)
-        rows = read(int(batch["shard"][0]), *ray.get(shared))
-        return _empty(representation) if rows is None else _columns(rows)
-
-    places = ray.data.from_items([{"shard": place} for place in range(size)], override_num_blocks=size)
-    return places.map_batches(columns, batch_size=1)
-
-
-def _columns(rows: Rows) -> dict[str, np.ndarray]:
-    own = {name: column.numpy() for name, column in rows.columns.items()}
-    return {**own, "label": rows.label.numpy(), "id": rows.id.numpy()}
-
-
-def _empty(representation: Representation) -> dict[str, np.ndarray]:
-    own = {name: np.zeros((0, *(n or 0 for n in c.shape)), c.dtype) for name, c in representation.columns().items()}
-    return {**own, "label": np.zeros(0, np.int64), "id": np.zeros(0, np.int64)}
-
-
-def batches(shard: Any, size: int, seed: int, world: World, device: torch.device) -> Iterator[dict[str, Any]]:
-    """This worker's part of batch after batch, pass after pass; `size` is that of the global batch."""
-    mine = len(range(world.rank, size, world.size))
-    row = torch.arange(world.rank, size, world.size, device=device)
-    for number in count():
-        passed = shard.iter_batches(
-            batch_size=mine,
-            batch_format="numpy",
-            drop_last=True,
-            local_shuffle_buffer_size=BUFFER * mine,
-            local_shuffle_seed=seed + number,
-        )
-        for batch in passed:
-            tensors = {name: torch.from_numpy(np.array(column)).to(device) for name, column in batch.items()}
-            yield {**tensors, "index": torch.zeros_like(row), "row": row}

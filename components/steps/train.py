@@ -21,11 +21,12 @@ from torch import Tensor
 from components.artifacts import Checkpoint
 from components.errors import DataError, UsageError
 from components.family import Family
-from components.runtime import files, places
+from components.runtime import files
 from components.runtime.crash import point
 from components.runtime.files import keep
 from components.step import Context, step
 from components.steps import stream
+from components.steps.checkpoints import Checkpoints
 from components.steps.cluster import Workers, check_workers, on_workers
 from components.steps.preprocess import Streamed, Work
 from components.steps.seen import seen
@@ -39,7 +40,7 @@ PARTS = 10  # of the validation split, from which its standard error is read
 LINES = 200  # updates that are logged
 
 
-@step(aside=("workers", "gpus"), spreads=True, strict=True)
+@step(aside=("feed", "workers", "gpus"), spreads=True, strict=True)
 def train(
     family: Family,
     table: Table | Streamed,
@@ -55,15 +56,16 @@ def train(
 
     `start` begins from another checkpoint's weights. `workers` and `gpus` (of each worker) are Ray Train's;
     `workers=0` trains in this process, `workers=(1, 4)` on as many as there is room for. `feed` is "indexed", from
-    memory, or "stream", through Ray Data; "auto" streams what would take more than a quarter of the memory. A source is
-    followed as its shards are made, and from the second pass on fed like a table.
+    memory, or "stream", from the disk of each machine; "auto" streams what would take more than a quarter of the
+    memory. They give the same rows in the same order. A source is followed as its shards are made, and from the second
+    pass on fed like a table.
     """
     gpus = gpus if gpus is not None else float(bool(context.resources.get("GPU", 0)))
     check_workers(workers, gpus, context.resources)
     data = _work(family, table, context) if isinstance(table, Streamed) else table
     streamed = feed == "stream" or (feed == "auto" and stream.too_large(data, family, context))
     if streamed:
-        stream.check(workers, family.representation())
+        stream.check(family.representation())
     context.note({"family": family, "workers": workers, "feed": "stream" if streamed else "indexed"})
     making = stream.making(data, workers, context) if isinstance(data, Work) else nullcontext("")
     with making as over:
@@ -74,7 +76,6 @@ def train(
             workers=workers,
             gpus=gpus,
             scratch=context.scratch,
-            datasets={"train": stream.dataset(data, family, context)} if streamed else None,
         )
     if not isinstance(made, Checkpoint):
         raise DataError("Ray Train ended without a checkpoint. `rayfield logs` has the workers' words.")
@@ -180,19 +181,23 @@ class Log:
     count: int = 0
     pieces: int = 1
     """that a batch was cut into, where memory ran out"""
+    saved: Checkpoints = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.saved = Checkpoints(self.context.scratch)
 
     @classmethod
     def resume(cls, context: Context, family: Family, learner: Learner) -> "Log":
-        """Loads the last checkpoint of the step's scratch into the learner, if there is one."""
+        """Loads the last whole checkpoint of the step's scratch into the learner, if there is one."""
         log = cls(context, family, learner.world.rank)
-        state = places.read(f"{context.scratch}/state.safetensors")
-        if state is None:
+        parts = log.saved.latest(learner.world)
+        if parts is None:
             return log
-        learner.load(state)
-        said = json.loads(places.read(f"{context.scratch}/log-{learner.state.step}.json") or b"{}")
+        learner.load(parts["state"])
+        said = json.loads(parts["log"])
         log.lines, log.chosen = said["lines"], said["chosen"]
         log.best_score = said["best_score"] if said["best_score"] is not None else float("nan")
-        log.best = places.read(f"{context.scratch}/best-{log.chosen}.safetensors") if log.chosen else None
+        log.best = parts.get("best")
         return log
 
     def update(self, step: int, logged: Mapping[str, Tensor]) -> None:
@@ -219,10 +224,14 @@ class Log:
             self.context.note({"pieces": pieces})
 
     def remarks(self) -> list[str]:
-        """What a reader of the checkpoint should know of the machine."""
-        if self.pieces == 1:
-            return []
-        return [f"memory ran out, so each batch was cut into {self.pieces} pieces, with the same result"]
+        """What a reader of the checkpoint should know of the machine, and of the scores that it was chosen by."""
+        said, goal = [], self.family.goal.name
+        scores = [line[f"val_{goal}"] for line in self.lines if f"val_{goal}" in line]
+        if lost := sum(score != score for score in scores):
+            said.append(f"{goal} on val was NaN at {lost} of {len(scores)} validations")
+        if self.pieces > 1:
+            said.append(f"memory ran out, so each batch was cut into {self.pieces} pieces, with the same result")
+        return said
 
     def _check(self, means: Mapping[str, float], step: int) -> None:
         bad = [name for name, value in means.items() if value != value]
@@ -242,6 +251,8 @@ class Log:
         self.context.log({f"val_{name}": value for name, value in score.items()}, step)
         self.lines.append({"step": step, **{f"val_{name}": value for name, value in score.items()}})
         value, error = score[goal.name], standard_error(family, parts).get(goal.name, 0.0)
+        if value != value:  # it could only be kept for want of another
+            return
         slack = 0.0 if error != error else error if goal.direction == "max" else -error
         if self.best is None or goal.better(value + slack, self.best_score) or value == self.best_score:
             self.best, self.chosen = weights_of(learner), step
@@ -258,19 +269,15 @@ class Log:
             self.context.figure(name, drawn[name], step=step)
 
     def save(self, learner: Learner) -> None:
-        """Writes what a restart needs; the state last, since it says which of the others belong to it."""
+        """Writes what a restart needs."""
         if self.rank:
             return
-        scratch, step = self.context.scratch, learner.state.step
-        if self.best:
-            places.write(f"{scratch}/best-{self.chosen}.safetensors", self.best)
-            point("train: the best weights are saved, not the curves")
+        step = learner.state.step
         score = None if self.best_score != self.best_score else self.best_score
         said = {"lines": self.lines, "chosen": self.chosen, "best_score": score}
-        places.write(f"{scratch}/log-{step}.json", json.dumps(said).encode())
-        point("train: the curves are saved, not the state")
-        places.write(f"{scratch}/state.safetensors", learner.dump())
-        point("train: the state is saved")
+        best = {"best": (f"best-{self.chosen}.safetensors", self.best)} if self.best else {}
+        log = {"log": (f"log-{step}.json", json.dumps(said).encode())}
+        self.saved.add(step, {**best, **log, "state": (f"state-{step}.safetensors", learner.dump())})
 
     def finish(self, learner: Learner) -> None:
         """Keeps the files that a person takes away."""

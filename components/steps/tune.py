@@ -1,89 +1,100 @@
 """
 tune: the best of some trials, on Ray Tune.
 
-Trial 0 is the family as it is; trial i is point i of a scrambled Sobol sequence over its space: a function of (space,
-seed, i). Rungs are successive halving over each group of trials, on the validation split. Each (trial, rung) is an
-entry of the store, so a killed tuning repeats nothing, and sixteen trials begin with the eight that have run.
+Trial 0 is the family as it is; trial i is point i of a scrambled Sobol sequence over its space, or over the
+neighbourhood of the family as it is: a function of (space, seed, i). All trials are compared by short trainings, whole
+ones, for a training that is cut on its way has not had its schedule; the best and trial 0 are then compared by more.
+Each of these trainings is an entry of the store, so a killed tuning repeats nothing, and sixteen trials begin with the
+eight that have run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import hypot, isnan
 from typing import Any, Literal
 
 import numpy as np
 
 from components.errors import DataError, RayfieldError, UsageError
-from components.family import Family
+from components.family import Family, Goal
+from components.metrics.paired import jackknife, paired_error
 from components.ranges import Count
 from components.runtime import files
 from components.runtime.crash import point
-from components.runtime.files import File, keep
+from components.source import chance
 from components.step import Context, step
+from components.steps.cluster import keep_secrets_from_trials
 from components.steps.optuna_search import own_errors
 from components.steps.optuna_search import search as long_search
 from components.steps.stream import judged
-from components.table import Table
-from components.training import Learner, evaluate
+from components.table import Rows, Table
+from components.training import Learner, evaluate, groups, joined, left_out
 
-GROUP = 8  # trials that are halved together
+FINALISTS = 3  # trials that are compared to the end, trial 0 among them
+SHORT = 5  # a first training has one in so many of the family's updates
+PARTS = 6  # of the rows that a training is scored on, for its error: a kernel distance is costly to take without each
+FOLDS = 3  # of train and val, where val is small
+FEW = 200  # assets in val, or rows of a single asset, below which finalists are compared on folds
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One trial, trained to one number of steps."""
+class TrialScore:
+    """What one trial scored in one training."""
 
-    family: Family
     steps: int
+    """updates that it took"""
     scores: dict[str, float]
-    state: File | None
-    """everything that the next update depends on; none where the trial will not go on"""
+    left_out: tuple[float, ...]
+    """the goal without each part of the rows that it was scored on in turn"""
 
 
 @dataclass(frozen=True)
-class Climb:
-    """One trial's way from its last rung to the next."""
+class TrialRun:
+    """One trial, trained on some rows and scored on others."""
 
     family: Family
     steps: int
+    """for which the family is shortened"""
+    fold: int | None
+    """of train and val, to be scored on; None trains on train and scores on val"""
     name: str
     key: str
-    """under which the rung is remembered"""
-    state: File | None
-    """where the rung before left off; none at the first"""
+    """under which the result is remembered"""
 
-    def run(self, table: Table, context: Context) -> Rung:
-        """Trains to the rung, and scores the trial on the validation split."""
-        family = self.family
-        rows = table.open(family.representation(), "train")
+    def run(self, table: Table, context: Context) -> TrialScore:
+        """Trains from the start to the end, and scores."""
+        family = self.family.shortened(self.steps)
+        rows, held = split_of(table, family, self.fold)
         learner = Learner.begin(family, rows, seed=context.seed)
-        if self.state is not None:
-            learner.load(self.state.read())
-        context.note({name: getattr(family, name) for name in family.space()}, trial=self.name)
-        point("tune: a trial begins its rung")
-        for logged in learner.run(until=self.steps):
-            if learner.state.step % max(1, family.steps // 40) == 0:
+        context.note({name: getattr(self.family, name) for name in family.space()}, trial=self.name)
+        point("tune: a trial begins a training")
+        for logged in learner.run():
+            if learner.state.step % max(1, family.steps // 10) == 0:
                 context.log({n: float(v) for n, v in logged.items()}, learner.state.step, trial=self.name)
-        point("tune: a trial is at its rung, not judged")
-        scores = family.score(evaluate(family, learner.best_net, judged(table, family, rows)))
-        context.log({f"val_{n}": v for n, v in scores.items()}, self.steps, trial=self.name)
-        rung = Rung(family, self.steps, scores, keep("trial.safetensors", learner.dump()))
-        context.remember(self.key, rung)
-        point("tune: a rung is remembered, its lines wait")
+        point("tune: a trial is trained, not judged")
+        parts = [evaluate(family, learner.best_net, held, index=group) for group in groups(held, PARTS)]
+        scores = family.score(joined(parts))
+        context.log({f"val_{n}": v for n, v in scores.items()}, family.steps, trial=self.name)
+        trained = TrialScore(family.steps, scores, left_out(family, parts).get(family.goal.name, ()))
+        context.remember(self.key, trained)
+        point("tune: a training is remembered, its lines wait")
         context.flush()
-        return rung
+        return trained
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which trials there are, and at which steps they are compared."""
-
-    families: tuple[Family, ...]
-    rungs: tuple[int, ...]
-    """steps, the last one being the family's own"""
-
+Results = dict[int, list[TrialScore]]
+"""trial -> its trainings, in the order of the stages"""
 
 Failed = dict[int, RayfieldError]
 """trial -> what was wrong with it"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The trainings of each trial that comes so far."""
+
+    steps: int
+    folds: tuple[int | None, ...] = (None,)
 
 
 @step(spreads=True, strict=True)
@@ -96,10 +107,11 @@ def tune(
     context: Context,
 ) -> Family:
     """
-    The family with the best validation score of the trials that are trained to the end.
+    The family with the best score of the trials that were compared to the end, on rows that each did not learn from.
 
-    Trial 0 is the family as it is. Rungs halve on scores of the way: it is chosen if it lasts and none is better, but
-    may be cut early though it would have been. A trial that fails by itself is said; trial 0 fails the search.
+    Trial 0 is the family as it is, and always among the last three. Where val has under 200 assets, these are compared
+    on three folds of train and val, in short trainings; else on val, when trained in full. A trial that fails, or whose
+    score is NaN, is said; a trial 0 that fails, or trials that all are NaN, fail the search.
 
     `search="optuna"` is Optuna's TPE under ASHA, for long searches: it can be neither extended nor repeated exactly.
     """
@@ -107,18 +119,20 @@ def tune(
     adapted = family.adapt(rows)
     if search == "optuna":
         found = long_search(adapted, table, trials, context)
-        results = {n: [Rung(one, int(scores["steps"]), scores, None)] for n, (one, scores) in enumerate(found)}
-        context.figure("search", search_figure(adapted, results))
+        context.figure("search", search_figure(adapted, found))
         return taken(family, found[0][0])
-    plan = Plan(tuple(sample(adapted, trials, context.seed)), rungs(adapted, min(trials, GROUP)))
-    results, failed = _halve(plan, table, context)
+    drawn = sample(adapted, trials, context.seed)
+    results, failed = _compare(drawn, stages(adapted, table), table, context)
     if failed:
         context.note({"failed": said(failed, trials)})
-    point("tune: every rung is remembered, none is chosen")
-    best = choose(adapted, results)
-    context.figure("search", search_figure(adapted, results))
-    context.note({"best": {name: getattr(best, name) for name in adapted.space()}})
-    return taken(family, best)
+    point("tune: every training is remembered, none is chosen")
+    best = choose(adapted.goal, results)[0]
+    ended = {trial: trained[-1] for trial, trained in results.items() if trained}
+    scored = [(drawn[trial], {**last.scores, "steps": last.steps}) for trial, last in ended.items()]
+    context.figure("search", search_figure(adapted, scored))
+    context.note({"best": {name: getattr(drawn[best], name) for name in adapted.space()}})
+    context.note({"search": verdict(drawn, results)})
+    return taken(family, drawn[best])
 
 
 def taken(family: Family, best: Family) -> Family:
@@ -132,84 +146,152 @@ def changed(family: Family, values: Mapping[str, Any]) -> Family:
 
 
 def sample(family: Family, trials: int, seed: int) -> list[Family]:
-    """The first `trials` trials. Sobol points are drawn by index, so that more trials begin with fewer."""
-    from scipy.stats import qmc
+    """
+    The first `trials` trials. Sobol points are drawn by index, so that more trials begin with fewer.
 
+    Odd trials are from around the family as it is, even ones from the whole space: a preset was chosen with care, and a
+    few points that are far from it in every field at once are seldom better.
+    """
     space = family.space()
     for name in space:
         if changed(family, {name: space[name].at(0.3)}).representation() != family.representation():
             raise UsageError(f"{family.name}.{name} decides what is preprocessed: tune it by a loop over families.")
     names = sorted(space)
-    count = 1 << max(0, (trials - 1)).bit_length()
-    points = qmc.Sobol(len(names), scramble=True, rng=np.random.default_rng(seed)).random(max(count, 1))
-    chosen = [{n: space[n].at(float(u)) for n, u in zip(names, point, strict=True)} for point in points[: trials - 1]]
-    return [family, *(changed(family, values) for values in chosen)]
+    near, whole = (_sobol(len(names), (trials + 1) // 2, (seed, stream)) for stream in (0, 1))
+    chosen = [family]
+    for trial in range(1, trials):
+        numbers = (near if trial % 2 else whole)[(trial - 1) // 2]
+        drawn = {
+            name: space[name].near(getattr(family, name), u) if trial % 2 else space[name].at(u)
+            for name, u in zip(names, numbers.tolist(), strict=True)
+        }
+        chosen.append(changed(family, drawn))
+    return chosen
 
 
-def rungs(family: Family, group: int) -> tuple[int, ...]:
-    """Halvings: half as many trials, twice as many steps; each moved on to where the family's score is fair."""
-    count = max(1, min(3, int(np.log2(max(group, 1))) + 1))
-    steps = [max(1, family.steps // 2**n) for n in range(count)][::-1]
-    return tuple(dict.fromkeys(_quiet(family, s) for s in steps))
+def _sobol(dimensions: int, count: int, seed: Sequence[int]) -> np.ndarray:
+    from scipy.stats import qmc
+
+    power = 1 << max(0, count - 1).bit_length()
+    return qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(seed)).random(power)
 
 
-def _quiet(family: Family, step: int) -> int:
-    while step < family.steps and not family.quiet(step):
-        step += 1
-    return step
+def stages(family: Family, table: Table) -> list[Stage]:
+    """What all trials pass through, and what the finalists do after it."""
+    short = family.shortened(max(1, family.steps // SHORT)).steps
+    val = len(units_of(table.open(family.representation(), "val")))
+    if 0 < val < FEW:
+        return [Stage(short, (0,)), Stage(short, tuple(range(1, FOLDS)))]
+    return [Stage(steps) for steps in dict.fromkeys((short, family.steps))]
 
 
-def _halve(plan: Plan, table: Table, context: Context) -> tuple[dict[int, list[Rung]], Failed]:
-    """Trial -> its rungs, and why some failed. Each group is halved by itself: a later one changes no earlier one."""
-    results: dict[int, list[Rung]] = {trial: [] for trial in range(len(plan.families))}
+def units_of(rows: Rows) -> list[str]:
+    """What may lie on either side of a fold: an asset with all its rows; of a single asset each row."""
+    names = list(dict.fromkeys(rows.ids))
+    return names if len(names) > 1 else [str(place) for place in range(len(rows))]
+
+
+def split_of(table: Table, family: Family, fold: int | None) -> tuple[Rows, Rows]:
+    """The rows to learn from, and those to be scored on."""
+    labels = getattr(family, "labels", ())
+    rows = table.open(family.representation(), "train", labels)
+    if fold is None:
+        return rows, judged(table, family, rows)
+    rows = Rows.joined([rows, table.open(family.representation(), "val", labels)])
+    places = folds_of(rows)
+    return rows.picked(np.flatnonzero(places != fold)), rows.picked(np.flatnonzero(places == fold))
+
+
+def folds_of(rows: Rows) -> np.ndarray:
+    """The fold of each row, [N]: whole assets, dealt class by class in the order of a hash."""
+    units = rows.ids if len(set(rows.ids)) > 1 else units_of(rows)
+    label = dict(zip(units, rows.label.tolist(), strict=True))
+    dealt = sorted(label, key=lambda unit: (label[unit], chance(f"search/{unit}")))
+    fold = {unit: place % FOLDS for place, unit in enumerate(dealt)}
+    return np.array([fold[unit] for unit in units])
+
+
+def _compare(drawn: Sequence[Family], plan: Sequence[Stage], table: Table, context: Context) -> tuple[Results, Failed]:
+    """Each trial's trainings, and why some failed: the finalists alone pass through more than the first stage."""
+    results: Results = {trial: [] for trial in range(len(drawn))}
     failed: Failed = {}
-    for first in range(0, len(plan.families), GROUP):
-        alive = list(range(first, min(first + GROUP, len(plan.families))))
-        for level, steps in enumerate(plan.rungs):
-            states = {trial: results[trial][-1].state if level else None for trial in alive}
-            found, errors = _run(plan, states, level, table, context)
-            failed |= errors
-            for trial, rung in found.items():
-                results[trial].append(rung)
-            alive = [trial for trial in alive if len(results[trial]) == level + 1]
-            if not alive:
-                break
-            goal = plan.families[0].goal
-            order = sorted(alive, key=lambda t: _rank(results[t][-1].scores[goal.name], goal.direction))
-            alive = sorted(order[: max(1, len(order) // 2)])
-            context.log({"best_so_far": results[order[0]][-1].scores[goal.name]}, steps)
+    alive = list(results)
+    for number, stage in enumerate(plan):
+        found, errors = _run({trial: drawn[trial] for trial in alive}, stage, number, table, context)
+        failed |= errors
+        for trial, trained in found.items():
+            results[trial] += trained
+        alive = finalists(drawn[0].goal, {trial: results[trial] for trial in found})
+        context.log({"best_so_far": mean(drawn[0].goal, results[alive[0]])}, number)
+        if len(alive) == 1:
+            break
     return results, failed
 
 
-def _rank(value: float, direction: str) -> float:
-    if value != value:
-        return float("inf")
-    return -value if direction == "max" else value
+def finalists(goal: Goal, results: Results) -> list[int]:
+    """The best trials, in their order, and trial 0, with which what is chosen is to be compared; none that is NaN."""
+    scores = {trial: mean(goal, trained) for trial, trained in results.items()}
+    order = sorted((t for t in scores if not isnan(scores[t])), key=lambda t: (goal.rank(scores[t]), t))
+    if not order:
+        raise DataError(f"A search needs a score, but {goal.name} of every trial is NaN. Lower lr, or set clip.")
+    others = [trial for trial in order if trial][: FINALISTS - 1]
+    return [trial for trial in order if trial in (0, *others)]
+
+
+def longest(trained: Sequence[TrialScore]) -> list[TrialScore]:
+    """The trainings that a trial is compared by: of those of unlike lengths the longest."""
+    steps = max((one.steps for one in trained), default=0)
+    return [one for one in trained if one.steps == steps]
+
+
+def mean(goal: Goal, trained: Sequence[TrialScore]) -> float:
+    """The goal's mean over the folds of what a trial is compared by."""
+    return float(np.mean([one.scores[goal.name] for one in longest(trained)]))
+
+
+def error_of(trained: Sequence[TrialScore]) -> float:
+    """The standard error of that mean, from the samples that the folds are."""
+    own = longest(trained)
+    return hypot(*(jackknife(one.left_out) for one in own)) / len(own)
+
+
+def error_between(one: Sequence[TrialScore], other: Sequence[TrialScore]) -> float:
+    """The standard error of the difference of two such means, over the same rows."""
+    pairs = list(zip(longest(one), longest(other), strict=True))
+    return hypot(*(paired_error(a.left_out, b.left_out) for a, b in pairs)) / len(pairs)
+
+
+def choose(goal: Goal, results: Results) -> list[int]:
+    """The trials that were compared to the end, the best first; on a tie the earlier one."""
+    most = max(map(len, results.values()))
+    return finalists(goal, {trial: trained for trial, trained in results.items() if len(trained) == most})
 
 
 def _run(
-    plan: Plan, states: Mapping[int, File | None], level: int, table: Table, context: Context
-) -> tuple[dict[int, Rung], Failed]:
-    """Brings trials from where they left off to a rung: those that are not in the store yet, on Ray Tune."""
-    keys = {trial: context.key(family=plan.families[trial], table=table, steps=plan.rungs[level]) for trial in states}
-    climbs = {
-        trial: Climb(
-            family=plan.families[trial],
-            steps=plan.rungs[level],
-            name=f"trial {trial:02d}",
-            key=key,
-            state=states[trial],
+    families: Mapping[int, Family], stage: Stage, number: int, table: Table, context: Context
+) -> tuple[Results, Failed]:
+    """The trainings of a stage: those that are not in the store yet on Ray Tune."""
+    wanted = {
+        (trial, fold): TrialRun(
+            family=family,
+            steps=stage.steps,
+            fold=fold,
+            name=f"trial {trial:02d}" + ("" if fold is None else f" fold {fold}"),
+            key=context.key(family=family, table=table, steps=stage.steps, fold=fold),
         )
-        for trial, key in keys.items()
-        if context.recall(key) is None
+        for trial, family in families.items()
+        for fold in stage.folds
     }
-    failed = own_errors(_on_tune(climbs, f"rung-{level}-{min(climbs)}", table, context)) if climbs else {}
-    found = {trial: rung for trial, key in keys.items() if (rung := context.recall(key)) is not None}
+    missing = {place: one for place, one in wanted.items() if context.recall(one.key) is None}
+    errors = own_errors(_on_tune(missing, f"stage-{number}", table, context)) if missing else {}
+    failed = {trial: why for (trial, _), why in reversed(errors.items())}
     if 0 in failed:
-        raise type(failed[0])(f"{plan.families[0].name} as it is, which is trial 0, failed: {failed[0]}")
+        raise type(failed[0])(f"{families[0].name} as it is, which is trial 0, failed: {failed[0]}")
+    made = {trial: [context.recall(wanted[trial, fold].key) for fold in stage.folds] for trial in families}
+    found = {trial: trained for trial, trained in made.items() if None not in trained}
     if not found:
         reason = next(iter(failed.values()), "See the trials' logs.")
-        raise DataError(f"No trial of {plan.families[0].name} reached step {plan.rungs[level]}. The first: {reason}")
+        raise DataError(f"No trial of {next(iter(families.values())).name} was trained. The first: {reason}")
     return found, failed
 
 
@@ -219,17 +301,58 @@ def said(failed: Failed, trials: int) -> str:
     return f"{len(failed)} of {trials} trials failed; trial {first:02d}: {error}"
 
 
-def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context) -> dict[int, BaseException]:
-    """Runs them, each to its rung; what comes back is why some of them did not reach it."""
+def verdict(drawn: Sequence[Family], results: Results) -> str:
+    """Which trial won, in words: its score and values, and the score of the preset, or of the best that it won over."""
+    goal = drawn[0].goal
+    best, *others = choose(goal, results)
+    number = len(longest(results[best]))
+    unlike = sum(isnan(mean(goal, trained)) for trained in results.values() if trained)
+    said = [
+        f"{_named(best)} won, of {len(drawn)} trials: {_scored(goal, results[best])}",
+        *(_against(goal, results, best, rival) for rival in ([0] if 0 in others else others[:1])),
+        f"each on {number} folds of train and val" if number > 1 else "each in one training",
+        *([_unlike(drawn[best], drawn[0])] if best else []),
+        *([f"{unlike} of them scored NaN"] if unlike else []),
+    ]
+    return "; ".join(said)
+
+
+def _named(trial: int) -> str:
+    return f"trial {trial}" if trial else "the preset"
+
+
+def _against(goal: Goal, results: Results, best: int, rival: int) -> str:
+    apart = mean(goal, results[best]) - mean(goal, results[rival])
+    error = error_between(results[best], results[rival])
+    return f"{_named(rival)} {_scored(goal, results[rival])}, the difference {apart:+.3f} ± {error:.3f}"
+
+
+def _unlike(best: Family, preset: Family) -> str:
+    """The values that were chosen, beside the preset's."""
+    pairs = {name: (getattr(best, name), getattr(preset, name)) for name in preset.space()}
+    return ", ".join(f"{name} {_short(new)} for {_short(old)}" for name, (new, old) in pairs.items() if new != old)
+
+
+def _scored(goal: Goal, trained: Sequence[TrialScore]) -> str:
+    return f"{goal.name} {mean(goal, trained):.3f} ± {error_of(trained):.3f}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _on_tune(wanted: Mapping[Any, TrialRun], name: str, table: Table, context: Context) -> dict[Any, BaseException]:
+    """Runs them; what comes back is why some of them did not end."""
     from ray import tune as ray_tune
 
-    store, steps = files.root(), next(iter(climbs.values())).steps
+    keep_secrets_from_trials()
+    store, places = files.told(), list(wanted)
 
     def trainable(config: dict[str, Any]) -> None:
         files.use(store)
-        climb = climbs[config["trial"]]
-        with context.working(climb.name):
-            scores = climb.run(table, context).scores
+        training = wanted[places[config["place"]]]
+        with context.working(training.name):
+            scores = training.run(table, context).scores
         ray_tune.report(dict(scores))
 
     class Progress(ray_tune.Callback):
@@ -237,11 +360,11 @@ def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             self.ended += 1
-            context.progress(self.ended, len(climbs), f"trials to step {steps}")
+            context.progress(self.ended, len(wanted), "trainings")
 
     results = ray_tune.Tuner(
         ray_tune.with_resources(trainable, {"CPU": 1}),
-        param_space={"trial": ray_tune.grid_search(list(climbs))},
+        param_space={"place": ray_tune.grid_search(list(range(len(places))))},
         tune_config=ray_tune.TuneConfig(
             max_concurrent_trials=max(1, int(context.resources.get("CPU", 1))), reuse_actors=True
         ),
@@ -249,33 +372,28 @@ def _on_tune(climbs: dict[int, Climb], name: str, table: Table, context: Context
             name=name, storage_path=f"{context.scratch}/tune", verbose=0, callbacks=[Progress()]
         ),
     ).fit()
-    return {trial: error for trial, result in zip(climbs, results, strict=True) if (error := result.error)}
+    return {place: why for place, result in zip(places, results, strict=True) if (why := result.error)}
 
 
-def choose(family: Family, results: dict[int, list[Rung]]) -> Family:
-    """The best of the trials that went the whole way; on a tie the earlier one."""
-    whole = {trial: rungs for trial, rungs in results.items() if rungs and rungs[-1].steps == family.steps}
-    best = min(whole, key=lambda t: (_rank(whole[t][-1].scores[family.goal.name], family.goal.direction), t))
-    return whole[best][-1].family
-
-
-def search_figure(family: Family, results: dict[int, list[Rung]]) -> Any:
+def search_figure(family: Family, scored: Sequence[tuple[Family, Mapping[str, float]]]) -> Any:
     """
-    The goal against each field of the space, and against its cost: a dot for each trial at its last rung.
+    The goal against each field of the space, and against its cost: a dot for each trial, by its last training.
 
     A ring marks the family as it was; the colour says how many steps a trial was given.
     """
     from components.plotting.figures import scatter_panels
 
-    ended = {trial: rungs[-1] for trial, rungs in results.items() if rungs}
-    panels = {n: [getattr(rung.family, n) for rung in ended.values()] for n in sorted(family.space())}
+    trials = [trial for trial, _ in scored]
+    panels = {name: [getattr(trial, name) for trial in trials] for name in sorted(family.space())}
     if family.cost:
-        panels = {family.cost: [rung.scores[family.cost] for rung in ended.values()], **panels}
+        panels = {family.cost: [scores[family.cost] for _, scores in scored], **panels}
+    own = [{name: getattr(trial, name) for name in family.space()} for trial in trials]
+    preset = {name: getattr(family, name) for name in family.space()}
     return scatter_panels(
         panels,
-        [rung.scores[family.goal.name] for rung in ended.values()],
-        colors=[rung.steps for rung in ended.values()],
-        ring=list(ended).index(0) if 0 in ended else None,
-        ylabel=f"{family.goal.name} on val",
+        [scores[family.goal.name] for _, scores in scored],
+        colors=[scores["steps"] for _, scores in scored],
+        ring=own.index(preset) if preset in own else None,
+        ylabel=f"{family.goal.name} held out",
         clabel="steps",
     )

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from components.errors import UsageError
-from pipelines.cli import JSON, OPEN, STORE, store_at
+from pipelines.cli import JSON, OPEN, STORE, located, store_at
 
 SECTION = "Models"
 
@@ -59,7 +59,7 @@ def _all(model: str, source: str, words: list[str], out: str | None, up: str, on
     from pipelines.engine.pipeline import options
 
     name, *more = source.split()
-    settings = options([*more, *words])
+    settings = located(options([*more, *words]))
     if up != "y" and hasattr(kind_of(name), "up"):
         settings["up"] = up
     summary = ask_all(model, find(name, settings), out or "answers.parquet", on=on)

@@ -31,7 +31,10 @@ COLORS = {
 @JSON
 def runs(pipeline: str, failed: bool, count: int, store: str, as_json: bool) -> None:
     """List the runs, the newest first; `status` has what runs now."""
-    rows = list(islice(_rows(store_at(store), pipeline, failed), count))
+    place = store_at(store)
+    rows = list(islice(_rows(place, pipeline, failed), count))
+    for said in place.damaged_records().values():
+        click.echo(f"  {said}", err=True)
     if as_json:
         return click.echo(json.dumps(rows, indent=1))
     for row in rows:

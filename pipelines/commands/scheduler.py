@@ -2,7 +2,6 @@
 `rayfield scheduler`: what runs the schedules.
 """
 
-import os
 import signal
 from typing import Any
 
@@ -23,8 +22,7 @@ def scheduler(once: bool, store: str) -> None:
     Any number may look after one store: each tick runs once, and what a dead one began another goes on with. SIGTERM
     interrupts what runs, and the next scheduler continues it. It listens on no port.
     """
-    address = store or ".rayfield"
-    place = store_at(address if "://" in address else os.path.abspath(address))  # runs and sources have own folders
+    place = store_at(store)
     from pipelines.engine.scheduler import Scheduler
 
     loop = ended_by_signals(Scheduler(place))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from components.runtime.secrets import redact
 from pipelines.cli import STORE, store_at
 
 SECTION = "See"
@@ -21,18 +22,21 @@ LOOPBACK = "127.0.0.1"
 def ui(port: int, host: str, store: str) -> None:
     """Open MLflow's pages on this machine: runs, figures, registered models."""
     store_at(store)
-    from components.runtime.files import tracking_uri
+    from components.runtime.files import database, tracking_uri
+    from components.steps.registry import artifacts_beside, check_address
 
     uri = tracking_uri()
-    if not uri.startswith("sqlite"):
-        click.echo(f"  MLflow is at {uri}", err=True)
+    path = database(uri)
+    if path is None:
+        check_address(uri)
+        click.echo(f"  MLflow is at {redact(uri)}", err=True)
         return
     if host != LOOPBACK:
         click.echo(f"  {host} is open to others, and MLflow asks nobody who they are.", err=True)
     click.echo(f"  http://{host}:{port}   Ctrl-C ends it", err=True)
-    folder = uri.removeprefix("sqlite:///").removesuffix("mlflow.db")
+    path.parent.mkdir(parents=True, exist_ok=True)
     command = ["mlflow", "server", "--host", host, "--port", str(port), "--backend-store-uri", uri]
-    command += ["--default-artifact-root", f"{folder}mlartifacts", "--workers", "1"]
+    command += ["--default-artifact-root", artifacts_beside(path), "--workers", "1"]
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.execvp(command[0], command)

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from components.source import Asset, Source, Unreadable
 from components.step import Printing
 from components.steps.answering import answer, joined
 from components.steps.cluster import spread
+from components.steps.preprocess import opened, represented
 from components.steps.registry import registered
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -40,14 +41,14 @@ def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:
     mesh = replace(_mesh(file), up=up)
     family, (representation, net), _ = registered(uri)
     try:
-        rows = _rows(representation, mesh, file.name)
+        rows = list(representation.rows(mesh, representation.generator(0, file.name)))
     except Unreadable as error:
         raise DataError(f"{file} cannot be used: {error}.") from error
     question = {name: np.stack([row[name] for row in rows]) for name in representation.columns()}
     answered = answer(family, net, question)
     if "probabilities" not in answered:
         raise UsageError(f"{uri} is a {family.name}, which classifies nothing: load it with mlflow.pyfunc instead.")
-    shares = joined(answered["probabilities"])
+    shares = _shares(answered)
     order = np.argsort(-shares)
     answers = [(family.labels[place], float(shares[place])) for place in order]
     _draw(mesh, answers, picture)
@@ -60,17 +61,10 @@ def _mesh(file: Path) -> Mesh:
     except Unreadable as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
+        raise DataError(f"{error.filename or file} cannot be read: {error.strerror or error}.") from error
     if problem := mesh.problem():
         raise DataError(f"{file} cannot be used: {problem}.")
     return mesh
-
-
-def _rows(representation: Any, decoded: Any, name: str) -> list[Any]:
-    try:
-        return list(representation.rows(decoded, representation.generator(0, name)))
-    except (ValueError, ArithmeticError) as error:  # what a representation says of a shape without area
-        raise Unreadable(str(error).rstrip(".")) from error
 
 
 def _may_be_drawn(picture: Path) -> None:
@@ -170,30 +164,34 @@ def _answered(groups: Sequence[Any], held: tuple[Any, ...], where: str) -> Itera
 def answers(
     assets: Sequence[Asset], source: Source, family: Any, representation: Any, net: Any
 ) -> list[dict[str, Any]]:
-    """The rows of some assets: an answer to each, or the reason why there is none."""
+    """The rows of some assets: an answer to each, or the reason why its bytes can have none."""
     rows = []
     for asset in assets:
         known = {"id": asset.id, "uri": redact(asset.uri), "label": asset.label}
         try:
             rows += [{**known, **row, "reason": None} for row in _answer(source, asset, family, representation, net)]
-        except Exception as error:  # one asset that cannot be answered stops none of the others
-            words = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
-            rows.append({**known, "row": 0, "reason": redact(" ".join(words.split()))})
+        except Unreadable as error:  # one asset that cannot be answered stops none of the others
+            rows.append({**known, "row": 0, "reason": redact(" ".join(str(error).split()))})
     return rows
 
 
 def _answer(source: Source, asset: Asset, family: Any, representation: Any, net: Any) -> list[dict[str, Any]]:
     """One row for each answer; a classifier's views of one asset become one, as they do for a file."""
-    decoded = source.open(asset)
-    if hasattr(decoded, "problem") and (problem := decoded.problem()):
-        raise Unreadable(problem)
-    made = _rows(representation, decoded, asset.id)
+    made = represented(representation, opened(source, asset), asset, 0)
     said = answer(family, net, {name: np.stack([row[name] for row in made]) for name in representation.columns()})
     if "probabilities" not in said:
         return [{"row": place, **{name: column[place] for name, column in said.items()}} for place in range(len(made))]
-    shares = joined(said["probabilities"])
+    shares = _shares(said)
     best = int(shares.argmax())
     return [{"row": 0, "predicted": family.labels[best], "share": float(shares[best]), "probabilities": shares}]
+
+
+def _shares(answered: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The views' probabilities as one, [K]; NaN, which `argmax` takes for the most, is no answer."""
+    shares = joined(answered["probabilities"])
+    if np.isnan(shares).any():
+        raise DataError("An answer must be probabilities, but the model gives NaN. Train it with a lower lr.")
+    return shares
 
 
 def _as_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -10,15 +10,19 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 from components.family import find
+from components.metrics.paired import difference
 from pipelines.engine import pipeline
 from pipelines.engine.catalog import certificate_key, exemption
+from pipelines.engine.clone import of_clone
 from pipelines.engine.code import ROOT
+from pipelines.engine.events import events
 from pipelines.engine.plans import Request, nodes, statuses
 from pipelines.engine.running import execute
 from pipelines.engine.store import Store
@@ -39,6 +43,7 @@ json.dump({k: np.asarray(v).tolist() for k, v in answered.items()}, open(sys.arg
 def certify(name: str, store: Store, folder: Path | None) -> bool:
     """Runs every point, writes results/NAME.json, and says whether all of them hold."""
     find(name)
+    of_clone(ROOT / "tests" / "test_every_family.py", "certify")
     request = Request(pipeline.find("certify"), {"family": name}, {}, {})
     found = nodes(request, store)
     if not all(statuses(found, store).values()):
@@ -49,7 +54,7 @@ def certify(name: str, store: Store, folder: Path | None) -> bool:
         "2": _learns(name, results),
         "3": _exempt(name, 3) or _tests(name, "workers"),
         "4": _tests(name, "checkpoint"),
-        "5": _tuned(name, results),
+        "5": _tuned(name, results, _verdicts(store, found)),
         "6": _exempt(name, 6) or _reloads(name, results),
         "7": _drawn(store, found),
     }
@@ -63,7 +68,7 @@ def certify(name: str, store: Store, folder: Path | None) -> bool:
     }
     path = (folder or ROOT / "results") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(certificate, indent=1) + "\n")
+    path.write_text(json.dumps(certificate, indent=1) + "\n", encoding="utf-8")
     for number, point in points.items():
         print(f"  {'ok ' if point['ok'] else 'NO '} {number}  {point['found']}", file=sys.stderr)
     return all(point["ok"] for point in points.values())
@@ -81,7 +86,7 @@ def _tests(name: str, chosen: str) -> dict[str, Any]:
     words = []
     for arguments in filter(None, (suite, own)):
         command = [sys.executable, "-m", "pytest", "--no-header", "-p", "no:cacheprovider", *arguments]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
         words.append(ended.stdout.strip().splitlines()[-1])
         if ended.returncode:
             return {"ok": False, "found": "; ".join(words)}
@@ -107,14 +112,29 @@ def _learns(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tuned(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The best trial beside the preset, on the same test rows."""
+def _tuned(name: str, results: Mapping[str, Any], verdicts: Sequence[str]) -> dict[str, Any]:
+    """What the search chose and why, and the family as chosen beside the preset on the same test rows."""
     own = [m["result"] for m in results.values() if m["step"].endswith(":evaluate") and m["result"]["name"] == name]
-    tuned = [m for m in results.values() if m["step"].endswith(":tune")]
-    if not tuned or not own:
+    if len(own) != 2 or not verdicts:
         return {"ok": False, "found": "the search did not end"}
-    goal = own[0]["goal"]
-    return {"ok": True, "found": f"{goal}: preset {own[0]['test'][goal]:.3f}, tuned {own[-1]['test'][goal]:.3f}"}
+    preset, tuned = own  # in the order in which the pipeline is drawn
+    goal, error = preset["goal"], preset["error"].get(preset["goal"], nan)
+    if tuned["checkpoint"]["weights"] == preset["checkpoint"]["weights"]:
+        return {"ok": True, "found": f"{verdicts[-1]}; test {goal} {preset['test'][goal]:.3f} ± {error:.3f}"}
+    apart, by = difference(tuned, preset, "test")
+    scores = f"preset {preset['test'][goal]:.3f} ± {error:.3f}, tuned {tuned['test'][goal]:.3f}"
+    scores += f" ± {tuned['error'].get(goal, nan):.3f}, the difference {apart:+.3f} ± {by:.3f}"
+    return {"ok": not isnan(apart), "found": f"{verdicts[-1]}; test {goal}: {scores}"}
+
+
+def _verdicts(store: Store, found: list[dict[str, Any]]) -> list[str]:
+    """What `tune` said of its search, the latest run last."""
+    keys = [node["key"] for node in found if node["step"].endswith(":tune")]
+    lines = [
+        line for key in keys for run, _ in store.runs() for _, part in events(store, run, key, set()) for line in part
+    ]
+    told = sorted((line for line in lines if line["kind"] == "params"), key=lambda line: line["time"])
+    return [line["values"]["search"] for line in told if "search" in line["values"]]
 
 
 def _reloads(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,21 +154,19 @@ def _reloads(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     here = answer(scores.checkpoint.family, scores.checkpoint.network(), question)
     with tempfile.TemporaryDirectory() as folder:
         asked, told, script = (Path(folder) / n for n in ("question.json", "answer.json", "ask.py"))
-        asked.write_text(json.dumps({n: (str(v.dtype), v.tolist()) for n, v in question.items()}))
-        script.write_text(RELOAD)
+        asked.write_text(json.dumps({n: (str(v.dtype), v.tolist()) for n, v in question.items()}), encoding="utf-8")
+        script.write_text(RELOAD, encoding="utf-8")
         command = [sys.executable, str(script), tracking_uri(), model["uri"], str(asked), str(told)]
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        ended = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
         if ended.returncode:
             return {"ok": False, "found": ended.stderr.strip().splitlines()[-1]}
-        there = {n: np.array(v) for n, v in json.loads(told.read_text()).items()}
+        there = {n: np.array(v) for n, v in json.loads(told.read_text(encoding="utf-8")).items()}
     worst = max(float(np.abs(here[n].astype(float) - there[n].astype(float)).max()) for n in here)
     return {"ok": worst < 1e-4, "found": f"{model['name']} {model['version']}: answers differ by {worst:.1g}"}
 
 
 def _drawn(store: Store, found: list[dict[str, Any]]) -> dict[str, Any]:
     """The names of the figures that the run kept."""
-    from pipelines.engine.context import events
-
     names = set()
     for node in found:
         for run, _ in store.runs():

@@ -28,7 +28,7 @@ class Child(Protocol):
 def run(schedule: Schedule, tick: Tick, store: Store) -> Child:
     """Starts `rayfield run` or `rayfield submit` with the run's own name; its lines go where the scheduler's go."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    own = {"RAYFIELD_RUN": tick.run, "RAYFIELD_TICK": tick.name, "RAYFIELD_STORE": _whole(store), "PYTHONPATH": path}
+    own = {"RAYFIELD_RUN": tick.run, "RAYFIELD_TICK": tick.name, "RAYFIELD_STORE": store.address, "PYTHONPATH": path}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "pipelines", *schedule.command(tick)],
         cwd=schedule.folder if Path(schedule.folder).is_dir() else None,
@@ -36,10 +36,6 @@ def run(schedule: Schedule, tick: Tick, store: Store) -> Child:
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is the scheduler's: it interrupts each run once
     )
-
-
-def _whole(store: Store) -> str:
-    return store.address if store.remote else str(Path(store.address).resolve())
 
 
 class Orphan:
@@ -72,5 +68,5 @@ def orphan(name: str, store: Store) -> Child | None:
 
 def recorded(name: str, store: Store) -> int | None:
     """The exit code that a run wrote down; None if it did not come to it."""
-    record = store.load(f"runs/{name}/run.json")
+    record = store.record(name)
     return record.get("code") if record and record.get("ended") is not None else None

@@ -3,11 +3,12 @@ What there is to run on, found without joining it: a plan is refused before anyt
 """
 
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from components.runtime import reach
 
 SECONDS = 3
 """that a cluster is given to answer"""
@@ -68,14 +69,26 @@ def _cards() -> int:
 
 def _asked(address: str) -> tuple[Mapping[str, float], ...]:
     """What the head at host:port says of its machines; nothing where it does not answer."""
-    host, _, port = address.rpartition(":")
-    if "://" in address or not port.isdigit():
+    if "://" in address or parted(address) is None or silent(address):
         return ()
     try:
-        socket.create_connection((host, int(port)), SECONDS).close()
         return tuple(_own(dict(node.resources_total)) for node in _nodes(address))
     except Exception:  # whatever it is that keeps a head from answering, joining it will say
         return ()
+
+
+def parted(address: str) -> tuple[str, int] | None:
+    """Host and port of a head, head:6379 or ray://head:10001; None if it is written in another way."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if host and "://" not in host and port.isdigit() else None
+
+
+def silent(address: str) -> str:
+    """Why no head answers at host:port, in a few words: Ray's own clients ask for minutes, deaf to every signal."""
+    host, port = parted(address) or ("", 0)
+    # with TLS the first word is another
+    ask = reach.refused if os.environ.get("RAY_USE_TLS") == "1" else reach.silent_grpc
+    return ask(host, port)
 
 
 def _nodes(address: str) -> list[Any]:

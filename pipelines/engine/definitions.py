@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 LEFT_OUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
@@ -35,6 +36,8 @@ class Ref:
 
 
 Token = str | Ref
+_parsing = Lock()
+"""Python 3.11 counts the depth of a tree for all threads together, and fails where two parse at once"""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def _said(token: Token) -> str:
 @cache
 def read(data: bytes, path: str, package: str) -> Source:
     """The source of a file; `package` is the dotted name of the folder that relative imports start from."""
-    tree = without_words(ast.parse(data))
+    with _parsing:
+        tree = without_words(ast.parse(data))
     reader = _Reader(path, package)
     for statement in tree.body:
         reader.take(statement)

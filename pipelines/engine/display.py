@@ -5,9 +5,12 @@ What people see: a live list of steps in a terminal, plain lines elsewhere, and 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from components.metrics.paired import difference, surpasses
+from components.runtime.files import Damaged
 from pipelines.engine.store import Store
 from pipelines.engine.typed import typed
 
@@ -214,13 +217,34 @@ def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: M
         manifest = manifests.get(node["key"])
         seconds = f"{manifest['cost']['seconds']:.1f} s" if manifest else ""
         word = WORDS[status[node["key"]]]
-        table.add_row(word, node["title"], _escaped(manifest["describe"]) if manifest else "", seconds)
+        what = _escaped(manifest["describe"] + unbeaten(manifest, manifests.values())) if manifest else ""
+        table.add_row(word, node["title"], what, seconds)
     screen = console()
     screen.print()
     screen.print(table)
     for node in nodes:
-        unread(quarantined(store, manifests.get(node["key"])), node["title"], FIRST, screen)
+        with noting_damage(screen):
+            unread(quarantined(store, manifests.get(node["key"])), node["title"], FIRST, screen)
     _models(manifests, screen)
+
+
+def unbeaten(manifest: Mapping[str, Any], others: Iterable[Mapping[str, Any] | None]) -> str:
+    """The baselines on the same test assets that a model's score is not better than, by their difference's error."""
+    own = manifest["result"]
+    if not manifest["step"].endswith(":evaluate") or not own.get("parts"):
+        return ""
+    said = ""
+    for other in others:
+        if other and other["step"].endswith(":baseline") and _comparable(own, other["result"]):
+            value, error = difference(own, other["result"], "test")
+            if not surpasses(value, error, own["direction"]):
+                said += f"; not better than {other['result']['name']}: {value:+.3f} ± {error:.3f}"
+    return said
+
+
+def _comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two models were scored by one goal on the same test assets."""
+    return one["goal"] == other["goal"] and one["parts"].get("test") == other.get("parts", {}).get("test", "")
 
 
 def plain_table(*names: str, right: Sequence[str] = ("time",)) -> Any:
@@ -269,6 +293,15 @@ def _fit(table: Any, width: int) -> None:
     last.width = min(last.width, max(room - first.width, LEAST))
 
 
+@contextmanager
+def noting_damage(screen: Any) -> Iterator[None]:
+    """Says of what is damaged that it is, and goes on: the rest is whole."""
+    try:
+        yield
+    except Damaged as error:
+        screen.print(f"  {_escaped(str(error))}", soft_wrap=True)
+
+
 def unread(rows: Sequence[tuple[str, str]], title: str, most: int, screen: Any) -> None:
     """What a step put into quarantine and why: the first of it, and how many more."""
     if rows:
@@ -280,19 +313,23 @@ def unread(rows: Sequence[tuple[str, str]], title: str, most: int, screen: Any) 
 
 
 def _models(manifests: Mapping[str, Any], screen: Any) -> None:
-    results = [m["result"] for m in manifests.values() if m and isinstance(m["result"], dict)]
-    classifies = any(result.get("goal") == "accuracy" for result in results)
-    for result in results:
-        if result.get("verdict"):
+    made = [m for m in manifests.values() if m and isinstance(m["result"], dict)]
+    classifies = any(one["result"].get("goal") == "accuracy" for one in made)
+    for one in made:
+        if one["result"].get("verdict"):
             screen.print()
-            for word, command in _next(result, classifies):
+            if problem := one.get("standing", {}).get("problem"):
+                screen.print(f"  MLflow does not answer, so nobody knows what is champion: {_escaped(problem)}")
+            for word, command in _next(one, classifies):
                 screen.print(f"  {word:<9} {typed(command)}", soft_wrap=True)
     screen.print(f"  See it:   {typed('rayfield report --open')}, {typed('rayfield ui')}", soft_wrap=True)
 
 
-def _next(result: Mapping[str, Any], classifies: bool) -> Iterator[tuple[str, str]]:
-    """How a registered version is asked, and how one that was held back is made champion all the same."""
-    name, version, champion = result["name"], result.get("version"), result["verdict"] == "PROMOTE"
+def _next(manifest: Mapping[str, Any], classifies: bool) -> Iterator[tuple[str, str]]:
+    """How a registered version is asked, and how one that is not the champion is made it all the same."""
+    result, now = manifest["result"], manifest.get("standing")
+    name, version = result["name"], result.get("version")
+    champion = now["champion"] == version if now else result["verdict"] == "PROMOTE"
     if classifies:
         yield "Ask it:", f"rayfield predict models:/{name}{'@champion' if champion else f'/{version}'} FILE.obj"
     if not champion:
@@ -308,9 +345,11 @@ def summary(
             "step": node["title"],
             "key": node["key"],
             "status": status[node["key"]],
-            "describe": (manifests[node["key"]] or {}).get("describe"),
-            "result": (manifests[node["key"]] or {}).get("result"),
-            "cost": (manifests[node["key"]] or {}).get("cost"),
+            "describe": own.get("describe"),
+            "result": own.get("result"),
+            "cost": own.get("cost"),
+            **{name: own[name] for name in ("standing",) if name in own},
         }
         for node in nodes
+        for own in [manifests[node["key"]] or {}]
     ]

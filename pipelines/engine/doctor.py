@@ -6,15 +6,23 @@ import importlib.metadata
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.runtime import places
+from components.errors import RayfieldError
+from components.runtime import files, places
 from components.runtime.files import tracking_uri, where
 from components.runtime.places import is_remote
+from components.runtime.secrets import redact
+from pipelines.engine.errors import ours
 from pipelines.engine.plans import LOCK
 from pipelines.engine.store import Store
+from pipelines.engine.typed import with_store
+
+PROBE = 60.0
+"""seconds for a cluster to find room for a task"""
 
 
 def examine(store: Store) -> list[dict[str, Any]]:
@@ -28,14 +36,17 @@ def examine(store: Store) -> list[dict[str, Any]]:
         ("damage", _damage),
         ("mlflow", _mlflow),
         ("cluster", _cluster),
+        ("workers", _workers),
     ]
     rows = []
     for name, check in checks:
         try:
             ok, found = check(store)
+        except RayfieldError as error:
+            ok, found = False, str(error)
         except Exception as error:  # a check that cannot be made is a finding
             ok, found = False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        rows.append({"what": name, "ok": ok, "found": found})
+        rows.append({"what": name, "ok": ok, "found": redact(found)})
     return rows
 
 
@@ -46,7 +57,7 @@ def _python(_: Store) -> tuple[bool, str]:
 
 def _packages(_: Store) -> tuple[bool, str]:
     wrong = []
-    for line in LOCK.read_text().splitlines():
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
         name, wanted = line.split("==")
         try:
             have = importlib.metadata.version(name).partition("+")[0]
@@ -83,7 +94,10 @@ def _damage(store: Store) -> tuple[bool, str]:
     """What readers found damaged or missing, and no run has made anew yet."""
     found = [label for label in store.names("damaged") if not _is_mended(store, label)]
     some = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
-    return not found, f"{len(found)} set aside in {store.address}/damaged: {some}" if found else "none was met"
+    look = with_store("`rayfield verify` looks at all")
+    if not found:
+        return True, f"none was met; {look}"
+    return False, f"{len(found)} set aside in {store.address}/damaged, which the next run makes anew: {some}; {look}"
 
 
 def _is_mended(store: Store, label: str) -> bool:
@@ -97,6 +111,39 @@ def _mlflow(_: Store) -> tuple[bool, str]:
 
     client().search_experiments(max_results=1)
     return True, tracking_uri()
+
+
+def _workers(store: Store) -> tuple[bool, str]:
+    """A Ray task and a worker of Ray Train read the store and write it: they may be elsewhere, or somebody else."""
+    import ray
+
+    from components.steps.cluster import on_workers, probe, probe_worker
+    from pipelines.engine.executors import connect
+
+    connect()
+    scratch = f"scratch/doctor-{uuid.uuid4().hex}"
+    try:
+        task = ray.remote(max_retries=0)(probe).remote(files.told(), f"{scratch}/task")
+        name, config = f"{store.address}/{scratch}", {"name": f"{scratch}/train"}
+        said = {
+            f"{scratch}/task": ray.get(task, timeout=PROBE),
+            f"{scratch}/train": on_workers(probe_worker, config, workers=1, gpus=0, scratch=name),
+        }
+        lost = [name for name, words in said.items() if store.read(name) != words.encode()]
+    except Exception as error:
+        raise ours(error) from None
+    finally:
+        _remove(f"{store.address}/{scratch}")
+    where = ", ".join(sorted({words.split()[0] for words in said.values()}))
+    if lost:
+        return False, f"what was written on {where} did not come to {store.address}: {', '.join(lost)}"
+    return True, f"a Ray task and a worker of Ray Train on {where} read and wrote {store.address}"
+
+
+def _remove(folder: str) -> None:
+    for entry in places.walk(folder):
+        places.delete(f"{folder}/{entry.name}")
+    places.prune(folder)
 
 
 def _cluster(_: Store) -> tuple[bool, str]:

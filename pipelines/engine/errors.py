@@ -53,6 +53,8 @@ CODES = {
     **dict.fromkeys(("EHOSTUNREACH", "EHOSTDOWN", "ENETUNREACH", "ENETDOWN", "ENETRESET"), "transient"),
     # what s3fs makes of SlowDown and of a server's 5xx, and what a network file system says
     **dict.fromkeys(("EBUSY", "EIO", "EAGAIN", "ESTALE"), "transient"),
+    # others that run here have too many files open
+    **dict.fromkeys(("EMFILE", "ENFILE"), "transient"),
     "ENOMEM": "memory",
 }
 """of an OSError, by the name of its number"""
@@ -80,6 +82,12 @@ def kind_of(error: BaseException) -> str:
     """The class of an error: its own, or that of what it was raised from."""
     known = next(filter(None, map(_own, _chain(error))), "")
     return known or ("user" if isinstance(error, RayfieldError) else "code")
+
+
+def ours(error: BaseException) -> BaseException:
+    """What a person is to read of an error: Ray makes a traceback of what its workers said in one line."""
+    found = (one for one in _chain(error) if isinstance(one, RayfieldError))
+    return next((one for one in found if not type(one).__module__.startswith("ray.")), error)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

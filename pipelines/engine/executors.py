@@ -4,20 +4,23 @@ Where steps run: each under a supervising Ray task, or in this process.
 
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from components.runtime.files import scratch_root
-from components.runtime.secrets import holds_secret
-from pipelines.engine.cluster import local_cpus
+from components.errors import UsageError
+from components.runtime import files
+from components.runtime.secrets import holds_secret, redact
+from pipelines.engine.cluster import local_cpus, parted, silent
 from pipelines.engine.code import ROOT
 from pipelines.engine.errors import kind_of
 from pipelines.engine.jobs import Unreachable, enable_token
+from pipelines.engine.left import INTERRUPTED
 from pipelines.engine.logs import rescue
 from pipelines.engine.snapshot import CODE, OWN, PACKED
 from pipelines.engine.work import work
@@ -46,6 +49,8 @@ SETTINGS = {
 }
 
 
+DEAF = 5.0
+"""seconds after SIGTERM or Ctrl-C that Ray may take to notice"""
 LOOK = 5.0
 """seconds between two looks at whether Ray itself still lives"""
 
@@ -102,7 +107,8 @@ class OnRay:
     def submit(self, node: Mapping[str, Any], run: str, address: str) -> None:
         # a step whose work others do waits and takes no CPU; as many of the rest run at once as there are CPUs
         task = self.task.options(num_cpus=node["resources"].get("own", 0.0))
-        self.running[task.remote(dict(node), run, address, dict(self.resources))] = node["key"]
+        files.use(address)
+        self.running[task.remote(dict(node), run, files.told(), dict(self.resources))] = node["key"]
 
     def ended(self, seconds: float) -> dict[str, dict[str, Any]]:
         done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=seconds)
@@ -143,8 +149,36 @@ def connect() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     enable_token()
-    with _sigterm_waits():
+    check_head(os.environ.get("RAY_ADDRESS", ""))
+    with _signals_end_it():
         _join()
+
+
+def check_head(address: str) -> None:
+    """Refuses a RAY_ADDRESS where no head answers."""
+    if address in ("", "local"):
+        return
+    address = _found() if address == "auto" else address
+    if parted(address) is None:
+        raise UsageError(
+            f"RAY_ADDRESS is where a cluster's head listens, such as head:6379, but got {redact(address)!r}. "
+            "Set it so, or unset it to run here."
+        )
+    if why := silent(address):
+        raise Unreachable(
+            f"A Ray head must answer at RAY_ADDRESS, {address}, but {why}. Start it, correct the address, or unset "
+            "RAY_ADDRESS to run here."
+        )
+
+
+def _found() -> str:
+    """The head that "auto" stands for."""
+    from ray._private.services import get_ray_address_from_environment
+
+    try:
+        return get_ray_address_from_environment("auto", None)
+    except ConnectionError:
+        raise Unreachable("No Ray runs on this machine, but RAY_ADDRESS is auto. Start one, or unset it.") from None
 
 
 def _join() -> None:
@@ -174,9 +208,9 @@ def _join() -> None:
 
 
 @contextmanager
-def _sigterm_waits() -> Iterator[None]:
+def _signals_end_it() -> Iterator[None]:
     """
-    Notes a SIGTERM that comes while Ray starts, and lets this process's own handler have it afterwards.
+    Lets this process's own handler have a SIGTERM while Ray starts, and once more when it has.
 
     Ray's handlers end the process their own way, with exit code 15 or a dump; and an exception that a handler raises
     may be lost among Ray's callbacks and imports.
@@ -186,18 +220,59 @@ def _sigterm_waits() -> Iterator[None]:
         yield
         return
 
+    def noted(number: int, frame: Any) -> None:
+        came.append(number)
+        if callable(ours):
+            ours(number, frame)
+        else:  # to end at once is what the system does by default
+            install(number, ours)
+            signal.raise_signal(number)
+
     def others(number: int, handler: Any) -> Any:
         return ours if number == signal.SIGTERM else install(number, handler)
 
-    install(signal.SIGTERM, lambda number, frame: came.append(number))
+    install(signal.SIGTERM, noted)
     signal.signal = others  # type: ignore[assignment]
     try:
-        yield
+        with _ended_if_deaf((signal.SIGTERM, signal.SIGINT)):
+            yield
     finally:
         signal.signal = install
         install(signal.SIGTERM, ours)
-        if came:
-            signal.raise_signal(signal.SIGTERM)
+    if came:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def _ended_if_deaf(numbers: Collection[int]) -> Iterator[None]:
+    """
+    Ends this process some seconds after one of these signals, if what is inside does not end by itself.
+
+    Python's handlers wait while Ray's C++ waits for a head that went away; the file that signals are noted in does not.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while (said := os.read(heard, 1)) and said[0] not in numbers:
+            pass
+        if said and not select.select([over], [], [], DEAF)[0]:
+            os.write(2, b"  Interrupted: Ray did not answer. The same command continues.\n")
+            os._exit(INTERRUPTED)
+
+    over, end = os.pipe()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(end)
+        os.close(told)
+        watcher.join()
+        os.close(heard)
+        os.close(over)
 
 
 def _variables() -> dict[str, str]:
@@ -214,7 +289,7 @@ def _variables() -> dict[str, str]:
     # workers import the run's own copy of the code, whatever is saved meanwhile, wherever the driver was started
     code = os.environ.get(CODE) or str(ROOT)
     found["PYTHONPATH"] = os.pathsep.join(filter(None, [code, *_own(), os.environ.get("PYTHONPATH", "")]))
-    found.setdefault("NUMBA_CACHE_DIR", str(scratch_root() / "numba"))
+    found.setdefault("NUMBA_CACHE_DIR", str(files.scratch_root() / "numba"))
     return found
 
 

@@ -6,7 +6,6 @@ import importlib.metadata
 import logging
 import os
 import platform
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.errors import RayfieldError, UsageError
+from components.runtime import reach
 from components.runtime.secrets import redact, refuse
 
 LIVE = ("PENDING", "RUNNING")
-PATIENCE = 5.0  # seconds for a cluster to take a connection
 AGENTS = 30.0  # seconds for the agents of its nodes to be there: they come after the dashboard
 NO_AGENT = "No available agent"
 
@@ -133,16 +132,15 @@ def enable_token() -> None:
 
 
 def _knock(address: str) -> None:
-    """Ray's client has no timeout for a connection: a host that is gone would hold us for minutes."""
+    """Ray's client has no timeout: a host that is gone, or says nothing, would hold us for minutes."""
     parts = urlsplit(address)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 8265)
     except ValueError:  # host:port
         raise _no_address(address) from None
-    try:
-        socket.create_connection((parts.hostname or "", port), PATIENCE).close()
-    except OSError as error:
-        raise Unreachable(_gone(address, error)) from None
+    web = parts.scheme in ("http", "https")
+    if why := reach.silent_http(address) if web and parts.port else reach.refused(parts.hostname or "", port):
+        raise Unreachable(_gone(address, why))
 
 
 @contextmanager
@@ -158,7 +156,7 @@ def _in_one_line(address: str) -> Iterator[None]:
             f"The cluster at {address} {wrong}. Set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it."
         ) from None
     except (ConnectionError, RequestException) as error:
-        raise Unreachable(_gone(address, error)) from None
+        raise Unreachable(_gone(address, getattr(error, "strerror", None) or type(error).__name__)) from None
     except RuntimeError as error:
         words = " ".join(str(error).split())
         if NO_AGENT in words:
@@ -173,6 +171,5 @@ def _no_address(address: str) -> UsageError:
     return UsageError(f"--address is a cluster's dashboard, but got {address!r}. For example http://head:8265.")
 
 
-def _gone(address: str, error: Exception) -> str:
-    words = getattr(error, "strerror", None) or type(error).__name__
+def _gone(address: str, words: str) -> str:
     return f"The cluster at {address} does not answer ({words}). Is the dashboard's address right, and the head up?"

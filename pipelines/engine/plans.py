@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def _holds(held: Mapping[str, Any]) -> bool:
     return (
         held.get("packages") == packages()  # a plan of before this was kept is drawn anew
         and all(_same(path, stamp) for path, stamp in held["files"].items())
-        and all(_stamp(path) == stamp for path, stamp in held["watch"].items())
+        and all(_whole_stamp(path) == stamp for path, stamp in held["watch"].items())
         and all(path_of(name) is None for name in held["absent"])
         and all(found_now(name) == found for name, found in held["found"].items())
         and variables(held["variables"]) == held["variables"]
@@ -139,7 +140,7 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
     from pipelines.engine import pipeline
     from pipelines.engine.drawing import draw
 
-    before = set(sys.modules)
+    before, began = set(sys.modules), time.time_ns()
     with importing(request.pipeline):
         with reading() as seen:
             function = pipeline.load(request.pipeline)
@@ -153,7 +154,7 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
         read = closure([*own.imports, *modules, "pipelines.engine.drawing"])
         held = {
             "packages": packages(),
-            "watch": {path: _stamp(path) for path in sorted(watch)},
+            "watch": {path: _settled(path, began) for path in sorted(watch)},
             "variables": variables(seen.variables),
             **_imported(request, [own, *read], loaded(before), _data(graph.nodes.values())),
             **_folded(graph.nodes.values()),
@@ -194,7 +195,7 @@ def _files(
 ) -> dict[str, list[Any] | None]:
     """Every file that the pipeline and its steps' parts import, their data files, and the locked versions."""
     paths = {Path(m.path) for m in read} | {data_path(name) for name in data}
-    return {os.path.relpath(p, ROOT): _whole_stamp(p) for p in {*paths, *more, request.pipeline, LOCK}}
+    return {os.path.relpath(p, ROOT): _content_stamp(p) for p in {*paths, *more, request.pipeline, LOCK}}
 
 
 def _data(nodes: Iterable["Node"]) -> set[str]:
@@ -202,7 +203,22 @@ def _data(nodes: Iterable["Node"]) -> set[str]:
     return {name.removeprefix("data ") for one in nodes for name in one.ingredients["code"] if name.startswith("data ")}
 
 
-def _whole_stamp(path: Path) -> list[Any] | None:
+def _whole_stamp(path: str) -> list[int] | None:
+    """All that tells a file, or a folder, from what it was."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _settled(path: str, began: int) -> list[int] | None:
+    """The stamp of what was listed; none that could ever hold where it changed since the drawing began."""
+    stamp = _whole_stamp(path)
+    return [-1] if stamp and stamp[2] >= began else stamp
+
+
+def _content_stamp(path: Path) -> list[Any] | None:
     return [*(_stamp(str(path)) or []), _contents(path)] if path.exists() else None
 
 

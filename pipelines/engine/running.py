@@ -14,12 +14,15 @@ from typing import Any
 
 from components.errors import UsageError
 from components.runtime.crash import point
+from components.runtime.files import tracking_uri
+from components.steps.registry import check_address
 from pipelines.engine import stopping
 from pipelines.engine.display import console, results, summary, watcher
-from pipelines.engine.executors import Executor, OnRay
+from pipelines.engine.executors import Executor, OnRay, check_head
 from pipelines.engine.left import INTERRUPTED, end, hold, mark, tried
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.records import begun, counts, new_name
+from pipelines.engine.registered import told_now
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.snapshot import CODE, PACKED, take
 from pipelines.engine.store import Store, owner
@@ -46,6 +49,8 @@ def execute(request: Request, nodes: list[dict[str, Any]], store: Store, as_json
     Of several drivers of one run the first writes its record and sends it to MLflow; the others work beside it.
     """
     run = run_name(request)
+    check_address(tracking_uri())
+    check_head(os.environ.get("RAY_ADDRESS", ""))
     with _clean_stdout():
         outcome, code, problem = _carried_out(request, nodes, store, run)
     _say(nodes, store, outcome, code, problem, run, as_json)
@@ -114,12 +119,15 @@ def _report(store: Store, run: str) -> None:
     """Writes the run's report; what it lacks then is no reason to lose the run's exit code."""
     from pipelines.engine.report import write_report
 
+    damaged: list[str] = []
     try:
-        write_report(store, run)
+        write_report(store, run, damaged)
     except Exception as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         again = typed(f"rayfield report {run}")
         console().print(f"  The report was not written ({words}). `{again}` tries again.", soft_wrap=True)
+    for words in damaged:
+        console().print(f"  {words}", soft_wrap=True)
 
 
 @contextmanager
@@ -150,10 +158,10 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
     """Writes a run's record; one that a driver left behind goes on under its first title and time."""
     point("run: before its mark")
     mark(store, run)
-    before = store.load(f"runs/{run}/run.json") or {}
+    before = store.record(run) or {}
     if before.get("owner", {}).get("pid"):
         store.delete(stopping.mark(run))  # for a driver that is gone
-    kept = {name: before[name] for name in ("title", "started") if name in before}
+    kept: dict[str, Any] = {name: before[name] for name in ("title", "started") if name in before}
     store.begin(run, {**begun(request, nodes), **kept, "owner": owner()})
     point("run: its record written")
 
@@ -161,7 +169,7 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
 def _say(
     nodes: list[dict[str, Any]], store: Store, outcome: Outcome, code: int, problem: str, run: str, as_json: bool
 ) -> None:
-    manifests = statuses(nodes, store)
+    manifests = told_now(nodes, statuses(nodes, store))
     status = {node["key"]: outcome.status.get(node["key"], "skipped") for node in nodes}
     if as_json:
         print(json.dumps(summary(nodes, manifests, status), indent=1))

@@ -8,7 +8,6 @@ The record is the truth. The cluster is asked for what the record cannot know: t
 how it ended. `ray job submit` ends with 1 whatever happened; the code of a run is in its record.
 """
 
-import json
 import os
 import shlex
 import sys
@@ -100,7 +99,7 @@ def settle(store: Store, run: str, record: dict[str, Any]) -> dict[str, Any]:
             _lives(store, found, Jobs.at(found.address))
         except RayfieldError:
             return record  # what the store says is all that is known
-    return store.load(f"runs/{run}/run.json") or record
+    return store.record(run) or record
 
 
 def follow(store: Store, found: Submission, jobs: Jobs) -> int:
@@ -113,19 +112,19 @@ def follow(store: Store, found: Submission, jobs: Jobs) -> int:
             shown += _print(jobs.output(found.id)[shown:])
             heard = time.monotonic()
         works = works and time.monotonic() - heard < LATE
-    record = store.load(f"runs/{found.run}/run.json") or {}
+    record = store.record(found.run) or {}
     if record.get("ended") is None:
         raise Unreachable(f"{found.address} does not answer, and run {found.run} has not ended. Submit again.")
     return int(record["code"])
 
 
 def _ended(store: Store, run: str) -> bool:
-    return (store.load(f"runs/{run}/run.json") or {}).get("ended") is not None
+    return (store.record(run) or {}).get("ended") is not None
 
 
 def stop(store: Store, run: str, seconds: float = 20) -> str:
     """Asks a run to end, and makes sure that it does. Returns what happened, in words."""
-    record = store.load(f"runs/{run}/run.json")
+    record = store.record(run)
     if record is None:
         raise UsageError(f"No run {run!r} in {store.address}. `rayfield status` lists them.")
     if settle(store, run, record).get("ended") is not None:
@@ -191,19 +190,19 @@ def _shared(store: Store, here: bool, address: str) -> Store:
             f"A store is shared with the cluster, but {store.address} is a folder of this machine and {address} is "
             "elsewhere. Pass --store s3://BUCKET/rayfield, and give the cluster's nodes its keys."
         )
-    return Store(str(Path(store.address.removeprefix("file://")).resolve()))
+    return store
 
 
 def _places(store: Store, here: bool) -> dict[str, str]:
     """Where the store and MLflow are."""
     found = {name: os.environ[name] for name in PLACES if name in os.environ}
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or (tracking_uri() if here else "")
+    uri = tracking_uri() if here or os.environ.get("MLFLOW_TRACKING_URI") else ""
     if uri and redact(uri) != uri:
         raise UsageError(
             "Ray shows what a job is told, but MLFLOW_TRACKING_URI holds a password. Put it into "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, on the cluster's nodes too."
         )
-    if uri.startswith(("sqlite:", "file:", "/")) and not here:
+    if uri.startswith(("sqlite", "file:", "/")) and not here:
         raise UsageError(
             f"MLflow is shared with the cluster, but MLFLOW_TRACKING_URI is {uri}, of this machine. Set the address of "
             "a server, or unset it if the cluster's nodes have it."
@@ -225,8 +224,8 @@ def _record(request: Request, nodes: Sequence[Mapping[str, Any]], store: Store, 
     made = Submission(run, f"{request.name}-{request.digest()[:8]}-{run}", address, request.digest(), now)
     # nobody's yet: no process of this machine is to end it
     record = {**begun(request, nodes), "owner": {"host": address, "boot": "", "pid": 0, "start": ""}}
-    store.write(f"runs/{run}/submission.json", json.dumps(asdict(made)).encode())
-    store.write(f"runs/{run}/run.json", json.dumps(redacted(record)).encode())
+    store.save(f"runs/{run}/submission.json", asdict(made))
+    store.save(f"runs/{run}/run.json", redacted(record))
     return made
 
 

@@ -9,19 +9,22 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
 from components.errors import DataError, RayfieldError
+from components.runtime import files
 from components.runtime.crash import point
+from components.runtime.files import Damaged
 from components.runtime.plain import allow, class_of, decode, encode
 from components.runtime.secrets import redact
+from components.source import Source
 from components.step import Step
 from pipelines.engine.code import ROOT
-from pipelines.engine.context import Running
-from pipelines.engine.errors import kind_of
+from pipelines.engine.context import Running, handed_over, name_of_source
+from pipelines.engine.errors import kind_of, ours
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.keys import root_of
 from pipelines.engine.kinds import FAMILY, is_a
@@ -32,15 +35,21 @@ from pipelines.engine.state import put_back
 from pipelines.engine.store import Store
 
 
-def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str, float]) -> dict[str, Any]:
+def work(node: Mapping[str, Any], run: str, store: str | files.Told, resources: Mapping[str, float]) -> dict[str, Any]:
     """
     Calls the node's step and commits what it made.
 
     Returns {"ok": True} or {"ok": False, "error", "kind", "code", "traceback"}: an error is a value here, since it
     must reach the driver whole from any process.
     """
-    os.environ["RAYFIELD_STORE"] = address
-    store = Store(address)
+    try:
+        files.use(store)
+    except RayfieldError as error:
+        return _failed(error)
+    return _worked(node, run, Store.here(), resources)
+
+
+def _worked(node: Mapping[str, Any], run: str, store: Store, resources: Mapping[str, float]) -> dict[str, Any]:
     store.look_again()
     context = Running(store, run, node["key"], (), node["seed"], resources, own=tuple(own_modules([node])))
     began = time.time()
@@ -50,21 +59,31 @@ def work(node: Mapping[str, Any], run: str, address: str, resources: Mapping[str
             step = step_of(node["step"])
             context.roots = (root_of(step.function),)
             arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
+            given = list(sources(arguments, node["ingredients"]["parameters"]))
+            context.sources = {name_of_source(source): digest for source, digest in given}
             with observing(node, arguments) as seen:
                 result = step.run(arguments, context)
+            for source, _ in given:
+                if name_of_source(source) not in context.asked:  # the step's own way to read it
+                    context.listed(source)
             point("work: a result is made, what was said of it waits")
             _tell(seen.also, step, context)
         point("work: all is said, nothing committed")
         cost = {"seconds": round(time.time() - began, 3), **spent(store, run, node["key"])}
-        store.commit(node["key"], {**manifest(node, run, result, cost), "also": seen.also})
+        files = handed_over(store, run, node["key"])
+        store.commit(node["key"], {**manifest(node, run, result, cost, files), "also": seen.also})
         point("work: committed, the runner not told")
         return {"ok": True}
     except Exception as error:
-        said = {"error": sentence(error), "kind": kind_of(error), "code": code_of(error)}
-        trace = redact(traceback.format_exc())
+        failed = _failed(error)
         with suppress(OSError, RayfieldError):  # a full disk may be what went wrong: the first error is the one to tell
             context.flush()
-        return {"ok": False, **said, "traceback": trace}
+        return failed
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    said = {"error": sentence(ours(error)), "kind": kind_of(error), "code": code_of(error)}
+    return {"ok": False, **said, "traceback": redact("".join(traceback.format_exception(error)))}
 
 
 @contextmanager
@@ -136,17 +155,36 @@ def resolve(value: Any, store: Store) -> Any:
     return class_of(value["@"])(**inner) if "@" in value else inner
 
 
+def sources(value: Any, counted: Any) -> Iterator[tuple[Source, str]]:
+    """The sources in a step's arguments, each with the digest of its listing in what the key holds of them."""
+    if isinstance(value, Source):
+        yield value, counted["digest"]
+    elif isinstance(counted, Mapping) and counted.keys() != {
+        "key",
+        "output",
+    }:  # what another step made was checked there
+        for name, inner in counted.items():
+            held = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+            yield from sources(held, inner)
+    elif isinstance(counted, list):
+        for held, inner in zip(value, counted, strict=True):
+            yield from sources(held, inner)
+
+
 def made(store: Store, key: str, output: str = "") -> Any:
     """What a key made, or one of its named outputs."""
     found = store.manifest(key)
     if found is None:
-        raise RayfieldError(f"The result of key {key} is not in {store.address}. Run the pipeline again.")
+        # an object of it was lost since the run began: whatever made it makes it anew, and this step is tried again
+        raise Damaged(f"The result of key {key} is not in {store.address}. Run the pipeline again.")
     result = decode(found["result"])
     return result[found["outputs"].index(output)] if output else result
 
 
-def manifest(node: Mapping[str, Any], run: str, result: Any, cost: Mapping[str, float]) -> dict[str, Any]:
-    """The record of a finished step."""
+def manifest(
+    node: Mapping[str, Any], run: str, result: Any, cost: Mapping[str, float], files: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The record of a finished step; a lost one of its `files`, figures among them, has it made anew as well."""
     return {
         "key": node["key"],
         "step": node["step"],
@@ -160,6 +198,7 @@ def manifest(node: Mapping[str, Any], run: str, result: Any, cost: Mapping[str, 
         "when": time.time(),
         "cost": dict(cost),
         "host": os.uname().nodename,
+        "files": list(files),
     }
 
 
@@ -180,8 +219,8 @@ def describe(artifact: Any) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """An error in one line."""
-    text = redact(" ".join(str(error).split()))
+    """An error in one line, with what was noted of it on its way."""
+    text = redact(" ".join(" ".join([str(error), *getattr(error, "__notes__", ())]).split()))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"The disk is full: {error.filename or 'a file'} was not written. Make room; the same command continues."
     return text if isinstance(error, RayfieldError) else f"{type(error).__name__}: {text}"

@@ -2,6 +2,7 @@
 Every reader against a slow twin: trimesh, and for OBJ a reader of twenty lines.
 """
 
+import errno
 import io
 import json
 import struct
@@ -13,6 +14,7 @@ import trimesh
 from PIL import Image
 
 from components.decode import READERS, _is_sound, decode
+from components.errors import DataError
 from components.mesh import Mesh
 from components.representations.views import albedo
 from components.source import Unreadable
@@ -464,7 +466,7 @@ def test_a_picture_that_is_none_is_named():
         decode(b"mtllib a.mtl\nusemtl a\n" + TETRAHEDRON, "obj", files.get)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), TypeError("no")])
+@pytest.mark.parametrize("error", [RecursionError("deep"), TypeError("no"), OSError("Pillow's own, without a number")])
 def test_whatever_a_reader_stumbles_over_is_the_fault_of_the_file(monkeypatch, error):
     def stumble(*_: object) -> Mesh:
         raise error
@@ -473,6 +475,45 @@ def test_whatever_a_reader_stumbles_over_is_the_fault_of_the_file(monkeypatch, e
 
     with pytest.raises(Unreadable, match="it is damaged"):
         decode(TETRAHEDRON, "obj")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files"), ImportError("torn")])
+def test_what_the_machine_lacks_is_no_fault_of_the_file(monkeypatch, error):
+    def stumble(*_: object) -> Mesh:
+        raise error
+
+    monkeypatch.setitem(READERS, "obj", stumble)
+
+    with pytest.raises(type(error)):
+        decode(TETRAHEDRON, "obj")
+    monkeypatch.undo()
+    monkeypatch.setattr(Image, "open", stumble)
+    files = {"a.mtl": b"newmtl a\nmap_Kd a.png\n", "a.png": b"a picture"}
+    with pytest.raises(type(error)):
+        decode(b"mtllib a.mtl\nusemtl a\n" + TETRAHEDRON, "obj", files.get)
+
+
+NAMES_A_BUFFER = {
+    "asset": {"version": "2.0"},
+    "nodes": [{"mesh": 0}],
+    "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+    "accessors": [{"componentType": 5126, "type": "VEC3", "count": 3, "bufferView": 0}],
+    "bufferViews": [{"buffer": 0, "byteLength": 36}],
+    "buffers": [{"uri": "a.bin", "byteLength": 36}],
+}
+
+
+@pytest.mark.parametrize("kind", ["obj", "glb"])
+@pytest.mark.parametrize("error", [ConnectionResetError(), KeyError("a bug"), ValueError("a bug"), DataError("a bomb")])
+def test_what_reading_another_file_raises_is_raised_whatever_a_reader_makes_of_it(kind, error):
+    def broken(name: str) -> bytes:
+        raise error
+
+    named = {"obj": b"mtllib a.mtl\n" + TETRAHEDRON, "glb": glb(NAMES_A_BUFFER)}
+    with pytest.raises(type(error)) as caught:
+        decode(named[kind], kind, broken)
+
+    assert caught.value is error
 
 
 def test_a_number_too_great_is_refused_without_a_word_from_numpy():

@@ -13,7 +13,7 @@ import torch
 from components.errors import UsageError
 from components.families.pointnet import PointNet
 from components.families.voxnet import VoxNet
-from components.family import Goal, find, names, overriding, read_field
+from components.family import Goal, find, largest, names, overriding, read_field
 from components.table import Rows
 
 every_family = pytest.mark.parametrize("name", names())
@@ -168,3 +168,36 @@ def test_a_family_without_features_says_which_have_some():
 
     with pytest.raises(UsageError, match="gan has no features: choose a family that has"):
         Gan.tiny().features(torch.nn.Identity(), {})
+
+
+# Numbers that are none
+
+
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_nan_is_ranked_last_whichever_way_is_better(direction):
+    goal = Goal("score", direction)
+    ranked = sorted([float("nan"), 0.1, 0.3, float("nan"), 0.2], key=goal.rank)
+
+    assert ranked[:3] == ([0.1, 0.2, 0.3] if direction == "min" else [0.3, 0.2, 0.1])
+    assert np.isnan(ranked[3:]).all()
+
+
+def test_the_largest_of_values_is_none_where_one_is_nan():
+    values = torch.tensor([[0.0, 2, 1], [3, torch.nan, 1], [torch.nan] * 3, [-1, -2, -3]])
+
+    assert largest(values).tolist() == [1, -1, -1, 0]
+
+
+def test_a_classifier_that_answers_nan_to_one_row_has_no_accuracy_and_no_label_for_it():
+    family = VoxNet(classes=2, resolution=16, filters=2, hidden=4)
+    net = family.network().eval()
+    voxels = torch.zeros(3, 16, 16, 16)
+    batch = {"voxels": voxels, "label": torch.tensor([0, 1, 0]), "index": torch.arange(3)}
+    with torch.no_grad():
+        sound = family.score(family.metrics(net, batch))
+        voxels[1] = torch.nan
+        scores = family.score(family.metrics(net, batch))
+
+    assert 0 <= sound["accuracy"] <= 1
+    assert all(np.isnan(value) for value in scores.values())
+    assert family.predict(net, batch)["label"][1] == -1

@@ -2,15 +2,26 @@
 Sources: what a listing's digest holds, which side an asset is on, and how a source is found by its name.
 """
 
+import errno
+import io
+import os
+import shutil
+import zipfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from components.errors import UsageError
-from components.source import Asset, Source, chance, digest_of, find, names, split_by_hash
+from components import packed, resource
+from components.catalogue import LIBRARIES
+from components.decode import decode
+from components.errors import DataError, UsageError
+from components.source import Asset, Changed, Source, chance, digest_of, find, names, split_by_hash
 from components.sources.folder import Folder
 from components.sources.furniture import Furniture
+from tests.meshes import shape, write_shapes
 
 
 class Scenes(Source):
@@ -227,3 +238,110 @@ def test_an_attribute_is_in_the_digest_and_a_place_is_not():
     assert digest_of([one]) == digest_of([replace(one, uri="/there/a")])
     assert digest_of([one]) != digest_of([replace(one, attributes={"scene": "2"})])
     assert digest_of([one]) != digest_of([replace(one, content="c")])
+
+
+# What every source keeps: `open` decodes the bytes that the digest is of
+
+
+@pytest.fixture
+def libraries(tmp_path: Path) -> Path:
+    for library in LIBRARIES:
+        row = "name#1=Chair\ncategory#1=Kitchen\nmodel#1=/c/c.obj\nwidth#1=40\ndepth#1=50\nheight#1=90\ncreator#1=I\n"
+        with zipfile.ZipFile(tmp_path / f"{library}.sh3f", "w") as archive:
+            archive.writestr("PluginFurnitureCatalog.properties", row)
+            archive.writestr("c/c.obj", shape("flat", 1))
+    return tmp_path
+
+
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the bundled files, which may be spoilt."""
+    copy = shutil.copytree(resource.FOLDER, tmp_path / "data")
+    monkeypatch.setattr(resource, "FOLDER", copy)
+    return copy
+
+
+def spoil(file: Path, at: int, value: bytes) -> None:
+    """Other bytes, and the times of before."""
+    before, data = file.stat(), file.read_bytes()
+    file.write_bytes(data[:at] + value + data[at + len(value) :])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def a_folder(request: pytest.FixtureRequest) -> tuple[Source, Callable[[], None]]:
+    root = write_shapes(request.getfixturevalue("tmp_path") / "shapes", each=3)
+    return Folder(root=str(root)), lambda: spoil(root / "flat" / "0.obj", 2, b"7")
+
+
+def a_part(request: pytest.FixtureRequest) -> tuple[Source, Callable[[], None]]:
+    whole, change = a_folder(request)
+    return whole.only(value="flat/0.obj"), change
+
+
+def the_bundle(request: pytest.FixtureRequest) -> tuple[Source, Callable[[], None]]:
+    file = request.getfixturevalue("bundled") / "furniture.bin"
+    return Furniture(), lambda: packed.write(file, [({"id": "blendswap-cc-0/bench", "label": "chair"}, CUBE, [])])
+
+
+def the_textured(request: pytest.FixtureRequest) -> tuple[Source, Callable[[], None]]:
+    file = request.getfixturevalue("bundled") / "textured.bin"
+    return Furniture(textured=True), lambda: spoil(file, file.stat().st_size - 9, b"spoilt")
+
+
+def the_package(request: pytest.FixtureRequest) -> tuple[Source, Callable[[], None]]:
+    root = request.getfixturevalue("libraries")
+
+    def change() -> None:
+        with zipfile.ZipFile(root / "Scopia.sh3f", "a") as archive:
+            archive.writestr("c/c.mtl", "newmtl a")
+
+    return Furniture(full=True, root=str(root)), change
+
+
+CUBE = decode(shape("flat", 1).encode(), "obj")
+SOURCES = {
+    "folder": [a_folder, a_part],
+    "furniture": [the_bundle, the_textured, the_package],
+}
+CASES = [make for cases in SOURCES.values() for make in cases]
+
+
+def test_every_source_has_its_cases():
+    assert SOURCES.keys() == set(names())
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_every_asset_opens_as_it_was_listed_and_none_whose_bytes_changed(make, request):
+    source, change = make(request)
+    assets = source.rows()
+    for asset in assets[:20]:
+        source.open(asset)
+    change()
+
+    with pytest.raises(DataError, match="What is decoded is what was listed|must be those that its digest names"):
+        for asset in assets:
+            source.open(asset)
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_no_source_takes_an_asset_of_another_digest(make, request):
+    source, _ = make(request)
+
+    with pytest.raises(Changed, match="changed since then"):
+        source.open(replace(source.rows()[0], digest="0" * 32))
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_no_source_blames_an_asset_for_what_a_disk_says(make, request, monkeypatch):
+    source, _ = make(request)
+    asset = source.rows()[0]
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(io, "open", fail)
+    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+
+    with pytest.raises(OSError, match="Input/output error"):
+        source.open(asset)

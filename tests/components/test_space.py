@@ -33,3 +33,39 @@ def test_a_domain_that_is_empty_is_refused():
         space.loguniform(0, 1)
     with pytest.raises(ValueError, match="a choice needs a value"):
         space.choice()
+
+
+# Around a value
+
+
+@given(unit)
+def test_what_is_near_a_value_is_within_a_quarter_of_its_range(u):
+    assert abs(space.uniform(0, 8).near(4, u) - 4) <= 2
+    assert 10**-0.51 <= space.loguniform(1e-2, 1).near(0.1, u) / 0.1 <= 10**0.51
+    assert abs(space.integer(0, 8).near(4, u) - 4) <= 3
+
+
+@given(unit, st.floats(-10, 20))
+def test_what_is_near_lies_in_the_domain_wherever_the_value_does(u, value):
+    assert 0 <= space.uniform(0, 8).near(value, u) <= 8
+    assert 0.99e-2 <= space.loguniform(1e-2, 1).near(value, u) <= 1.01
+    assert space.integer(0, 8).near(round(value), u) in range(9)
+
+
+def test_the_middle_of_what_is_near_is_the_value_itself():
+    assert space.uniform(0, 8).near(3, 0.5) == pytest.approx(3)
+    assert space.loguniform(1e-4, 1).near(0.03, 0.5) == pytest.approx(0.03)
+    assert space.integer(0, 8).near(3, 0.5) == 3
+
+
+def test_near_a_choice_half_of_the_points_are_it_and_the_others_are_any():
+    domain = space.choice("a", "b")
+
+    assert [domain.near("b", u) for u in (0, 0.49, 0.5, 0.74, 0.75, 0.99)] == ["b", "b", "a", "a", "b", "b"]
+    assert space.choice(0.0, 0.9).near(0.5, 0.1) == 0.5  # a preset's own value need not be among them
+
+
+def test_a_domain_of_one_value_has_nothing_else_near():
+    assert space.uniform(3, 3).near(3, 0.9) == 3
+    assert space.loguniform(3, 3).near(3, 0.9) == pytest.approx(3)
+    assert space.integer(3, 3).near(3, 0.99) == 3

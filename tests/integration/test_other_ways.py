@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from components.artifacts import Checkpoint
-from components.errors import UsageError
 from components.runtime import files
 from components.sources.folder import Folder
 from components.step import Printing
@@ -27,19 +26,13 @@ def weights(checkpoint: Checkpoint) -> np.ndarray:
     return np.concatenate([p.detach().numpy().ravel() for p in checkpoint.network().parameters()])
 
 
-def test_a_stream_trains_on_two_workers_what_does_not_fit_in_memory(table, ray_session):
-    arguments = {"family": small_pointnet(), "table": table, "feed": "stream", "workers": 2}
+def test_two_workers_learn_the_same_from_the_disk_as_from_memory(table, ray_session):
+    made = [
+        train.run(train.bind((small_pointnet(), table), {"feed": feed, "workers": 2}), Printing(resources={"CPU": 4}))
+        for feed in ("stream", "indexed")
+    ]
 
-    trained = train.run(train.bind((), arguments), Printing(resources={"CPU": 4}))
-
-    assert trained.steps == small_pointnet().steps
-    assert np.isfinite(weights(trained)).all()
-    assert len({line["step"] for line in trained.curves()}) == trained.steps
-
-
-def test_a_stream_without_a_worker_is_refused(table):
-    with pytest.raises(UsageError, match="A stream needs a worker"):
-        train(small_pointnet(), table, feed="stream", workers=0)
+    assert made[0].weights == made[1].weights
 
 
 def test_optuna_proposes_the_preset_first_and_returns_one_of_its_trials(table, ray_session, own_store):

@@ -386,7 +386,7 @@ def test_who_may_only_read_gets_what_is_kept_and_a_report_elsewhere(toy, untrack
 
 
 def test_a_report_that_cannot_be_written_costs_no_result(toy, untracked, monkeypatch):
-    monkeypatch.setattr("pipelines.engine.report.report", lambda *_: 1 / 0)
+    monkeypatch.setattr("pipelines.engine.report.report", lambda *_, **__: 1 / 0)
     result = rayfield("run", toy)
 
     assert result.exit_code == 0
@@ -606,7 +606,7 @@ def test_a_store_that_takes_nothing_ends_in_one_line(toy, monkeypatch, number, w
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(places.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(places, "_part", refuse)
     result = rayfield("run", toy)
 
     assert result.exit_code == 1
@@ -691,7 +691,50 @@ def test_pipelines_and_families_are_listed():
     assert {row["name"] for row in json.loads(rayfield("families", "--json").stdout)} >= {"pointnet", "voxnet"}
 
 
+def test_a_terminal_whose_encoding_lacks_a_character_gets_it_escaped():
+    """The scores of a family have a ±."""
+    environment = {**os.environ, "PYTHONIOENCODING": "iso8859-2"}
+    command = [sys.executable, "-m", "pipelines", "families"]
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+
+    assert told.returncode == 0, told.stderr
+    assert rb" \xb1 0.0" in told.stdout
+
+
 def test_python_m_pipelines_is_rayfield():
     found = subprocess.run([sys.executable, "-m", "pipelines", "--version"], cwd=ROOT, capture_output=True, text=True)
 
     assert found.stdout.startswith("rayfield, version")
+
+
+# Paths that were typed
+
+
+def test_a_root_that_was_typed_means_the_folder_where_it_was_typed(training, untracked, tmp_path, monkeypatch):
+    """Two folders have shapes of one name, and a plan of the one is no plan of the other."""
+    write_shapes(tmp_path / "a" / "shapes", each=2)
+    write_shapes(tmp_path / "b" / "shapes", each=3)
+    counted = {}
+    for name in ("a", "b", "a"):
+        monkeypatch.chdir(tmp_path / name)
+        assert rayfield("run", training[0], "--root", "shapes", "--dry-run").exit_code == 0
+        (plan,) = [
+            p
+            for p in Store.here().names("plans")
+            if f"/{name}/shapes" in (Store.here().read(f"plans/{p}") or b"").decode()
+        ]
+        counted[name] = plan
+
+    assert len(set(counted.values())) == 2
+
+
+def test_variables_that_name_paths_are_made_absolute_before_a_worker_has_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYFIELD_STORE", "store")
+    monkeypatch.setenv("RAYFIELD_CACHE", "cache")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///own.db")
+    assert rayfield("runs").exit_code == 0
+
+    assert os.environ["RAYFIELD_STORE"] == f"{tmp_path}/store"
+    assert os.environ["RAYFIELD_CACHE"] == f"{tmp_path}/cache"
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/own.db"

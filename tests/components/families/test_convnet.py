@@ -271,3 +271,12 @@ def test_a_window_that_the_edge_cuts_off_is_framed_in_grey():
     square = framed(torch.ones(1, 8, 8, 3), [(slice(0, 2), slice(0, 4))], 4)[0]
     assert square[1:3].eq(1).all()
     assert square[[0, 3]].eq(0.5).all()
+
+
+def test_a_shape_one_of_whose_views_is_answered_by_nan_leaves_no_accuracy():
+    rows = marks()
+    family = small(rows)
+    totals = evaluate(family, family.network(), rows, index=np.arange(12))
+    totals["answers"][0][5, 1] = np.nan
+
+    assert all(np.isnan(value) for name, value in family.score(totals).items() if name != "loss")

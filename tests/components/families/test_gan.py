@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from components.errors import UsageError
+from components.errors import DataError, UsageError
 from components.families.gan import (
     Gan,
     diagnose,
@@ -574,3 +574,17 @@ def test_a_discriminator_that_learns_far_too_fast_is_seen_in_a_real_run():
     history = {name: [float(row[name]) for row in logged] for name in logged[0]}
     assert any(said.startswith("the discriminator wins") for said in bad.diagnose(history))
     assert np.mean(history["discriminator_loss"][-30:]) < 0.1
+
+
+def test_a_shortened_training_averages_over_the_same_share_of_it():
+    assert Gan.tiny().shortened(600).ema == pytest.approx(0.995**5)
+    assert small(ema=0.0).shortened(10).ema == 0
+
+
+def test_pictures_that_are_no_numbers_are_refused_and_not_black():
+    family = small()
+    net = family.network().eval()
+    net.generator[1].weight.data.fill_(torch.nan)
+
+    with pytest.raises(DataError, match="the generator makes NaN. Lower lr and lr_d"):
+        family.predict(net, discs().batch([0, 1]))

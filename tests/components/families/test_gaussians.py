@@ -335,3 +335,11 @@ def test_its_file_holds_its_gaussians():
     for name in ("means", "log_scales", "quaternions", "logits", "constant"):
         np.testing.assert_array_equal(found[name], getattr(net, name).detach().numpy())
     np.testing.assert_array_equal(found["rest"][:, :3], net.harmonics.detach().numpy())
+
+
+def test_a_shortened_training_refines_and_resets_as_often():
+    family = Gaussians.paper()
+    short = family.shortened(family.steps // 10)
+
+    assert (short.refine_start, short.refine_every, short.reset_every, short.sh_every) == (50, 10, 300, 100)
+    assert Gaussians.tiny().shortened(240).reset_every == 0  # none stays none

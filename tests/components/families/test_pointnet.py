@@ -202,3 +202,10 @@ def test_draws_its_confusion_and_its_critical_points():
     with torch.no_grad():
         figures = family.figures(family.network().eval(), rows.batch(np.arange(8)))
     assert set(figures) == {"confusion", "critical_points"}
+
+
+def test_a_shortened_training_has_as_many_stages():
+    short = PointNet.tiny().shortened(90)
+
+    assert (short.steps, short.stage) == (90, 800)
+    assert PointNet.tiny().shortened(1).stage == 9

@@ -10,11 +10,13 @@ from sklearn.manifold._t_sne import _joint_probabilities
 from sklearn.neighbors import KNeighborsClassifier
 from torch.testing import assert_close
 
-from components.errors import UsageError
+from components.errors import DataError, UsageError
 from components.families.tsne import (
+    NEAREST,
     DeltaBarDelta,
     Tsne,
     affinities,
+    apart,
     approximate_gradient,
     conditional,
     divergences,
@@ -316,3 +318,107 @@ def test_the_map_says_that_distances_mean_nothing(learned):
     with torch.no_grad():
         picture = family.figures(net, rows.batch(np.arange(150)))["map"]
     assert "mean nothing" in picture.axes[0].get_xlabel()
+
+
+# What scikit-learn's tree does not guard
+
+
+def made_of(x):
+    return Rows({"features": x}, [f"shape {n}" for n in range(len(x))], torch.zeros(len(x)).long(), ("a",))
+
+
+@pytest.mark.parametrize("method", ["exact", "barnes_hut"])
+def test_points_that_are_all_the_same_are_refused(method):
+    """The first map was 0 / 0, and NaN ends the tree's process in a segmentation fault."""
+    rows = made_of(torch.full((40, 6), 3.0))
+    family = Tsne(method=method, perplexity=5).adapt(rows)
+    with pytest.raises(DataError, match="A map needs points that differ, but all 40 are the same"):
+        Learner.begin(family, rows)
+
+
+def test_points_of_one_direction_are_the_same_by_their_cosine():
+    rows = made_of(torch.tensor([1.0, 2, 4]) * torch.tensor([[1.0], [2.0], [4.0]]).repeat(10, 1))
+    with pytest.raises(DataError, match="all 30 are the same"):
+        Learner.begin(Tsne(metric="cosine", perplexity=5).adapt(rows), rows)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_features_that_are_no_finite_numbers_are_refused_with_how_many(bad):
+    x = cloud(40).float()
+    x[[7, 9], 2] = bad
+    rows = made_of(x)
+    with pytest.raises(DataError, match="must be finite numbers, but 2 of 40 are not, shape 7 among them"):
+        Learner.begin(Tsne(perplexity=5).adapt(rows), rows)
+
+
+@pytest.mark.parametrize("start", ["pca", "random"])
+def test_duplicates_have_the_divergence_that_they_have_exactly(start):
+    """Ten of each: it was -4.5 from principal axes, since the tree takes points that coincide for one."""
+    rows = made_of(cloud(20).float().repeat(10, 1))
+    family = Tsne(perplexity=10, steps=400, method="barnes_hut", start=start).adapt(rows)
+    learner = Learner.begin(family, rows)
+    logged = [float(update["loss"]) for update in learner.run()]
+    scores = family.score(evaluate(family, learner.best_net, rows))
+
+    assert min(logged) >= 0
+    assert logged[-1] == pytest.approx(scores["divergence"], rel=0.05)
+    assert scores["divergence"] < 0.05
+
+
+def test_the_tree_gives_nearly_the_exact_gradient_where_points_coincide():
+    x, y = cloud(30), cloud(10, 2, seed=1).repeat(3, 1)
+    net = Tsne(points=30, method="barnes_hut").network().double()
+    net.attract(*neighbour_joint(x, 10))
+    kernel, q = affinities(y)
+    (p,) = exact_joint(x, 10)
+    divergence, slope = approximate_gradient(net.sparse(), y, 1.0, 0.01)
+
+    assert divergence.item() == pytest.approx(divergences(p, q).sum().item(), rel=1e-3)
+    assert_close(slope, gradient(p, kernel, q, y), rtol=1e-2, atol=1e-5)
+
+
+def test_points_that_coincide_are_put_apart_by_what_the_tree_sees_and_others_stay():
+    y = np.array([[0, 0], [5, 5], [0, 0], [0, 5e-7], [40, 1], [40, 1]], np.float32)
+    moved = apart(y)
+    gaps = np.abs(moved[:, None] - moved[None]).max(2) + np.eye(6)
+
+    assert gaps.min() > NEAREST
+    assert np.abs(moved - y).max() < 1e-4
+    assert (moved[1] == y[1]).all()
+    assert apart(y[[0, 1, 4]]) is not None and (apart(y[[0, 1, 4]]) == y[[0, 1, 4]]).all()
+
+
+def test_a_map_that_has_diverged_is_an_error_and_no_segmentation_fault():
+    net = Tsne(points=30, method="barnes_hut").network().double()
+    net.attract(*neighbour_joint(cloud(30), 10))
+    with pytest.raises(DataError, match="this one has grown beyond them. Lower tsne.lr"):
+        approximate_gradient(net.sparse(), torch.full((30, 2), torch.nan), 1.0, 0.5)
+
+
+def test_data_of_one_number_each_have_a_map_of_two():
+    """The one principal axis was taken for both coordinates: a map on its diagonal, for ever."""
+    rows = made_of(cloud(30, 1).float())
+    y = Learner.begin(Tsne(perplexity=5).adapt(rows), rows).best_net.positions.detach()
+
+    assert y[:, 0].std().item() == pytest.approx(1e-4, rel=1e-3)
+    assert abs(np.corrcoef(y.numpy().T)[0, 1]) < 0.9
+
+
+# How it is compared
+
+
+def test_a_score_means_something_when_the_map_was_free_for_as_long_as_it_was_exaggerated():
+    family = Tsne.tiny()
+
+    assert [family.quiet(step) for step in (1, 187, 250, 499, 500, 750)] == [False] * 4 + [True] * 2
+    assert Tsne(steps=100).quiet(100)
+
+
+def test_a_shortened_map_is_still_free_for_as_long_as_it_is_exaggerated():
+    assert Tsne.tiny().shortened(150) == replace(Tsne.tiny(), steps=500)
+    assert Tsne.tiny().shortened(600).steps == 600
+    assert Tsne(steps=100).shortened(20).steps == 100
+
+
+def test_what_the_score_is_measured_by_is_not_searched():
+    assert "metric" not in Tsne().space()

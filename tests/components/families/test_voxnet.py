@@ -164,3 +164,8 @@ def test_draws_its_confusion_and_what_it_looks_at():
     with torch.no_grad():
         figures = family.figures(family.network().eval(), rows.batch(np.arange(12)))
     assert set(figures) == {"confusion", "occlusion"}
+
+
+def test_a_shortened_training_falls_at_the_same_shares():
+    assert VoxNet.tiny().shortened(100).falls == (70, 86, 96)
+    assert VoxNet.tiny().shortened(100).steps == 100

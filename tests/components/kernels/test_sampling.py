@@ -3,6 +3,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from components.kernels.sampling import areas, interpolate, normals, sample
+from components.source import Unreadable
 from tests.components.kernels.shapes import box, soup, sphere, torus
 
 
@@ -85,7 +86,7 @@ def test_a_draw_at_the_very_end_lands_on_the_last_face_with_area():
 
 
 def test_a_mesh_without_area_is_refused_with_a_reason():
-    with pytest.raises(ValueError, match="some face must have an area, but none of 2 has"):
+    with pytest.raises(Unreadable, match="some face must have an area, but none of 2 has"):
         sample(np.zeros((2, 3, 3)), 10, np.random.default_rng(0))
 
 

@@ -3,16 +3,20 @@ Files by their contents.
 """
 
 import errno
+import getpass
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
-from components.errors import DataError
+from components.errors import DataError, UsageError
 from components.runtime import files, places
 from components.runtime.files import digest_of, keep, tracking_uri, where
 from components.runtime.places import write_atomically
+from pipelines.engine.errors import kind_of
 
 
 def test_the_same_bytes_are_kept_once(own_store, monkeypatch):
@@ -73,6 +77,24 @@ def test_a_damaged_object_is_refused_and_set_aside(address, tmp_path, monkeypatc
     assert places.read(f"{files.root()}/damaged/{file.digest}") == b"wards"
 
 
+def test_every_reading_is_compared_with_the_digest_and_a_path_after_each_writing(own_store):
+    """A driver or a notebook lives for days."""
+    for opened in (lambda file: file.read(), lambda file: file.path()):
+        file = keep("a.bin", b"words")
+        assert file.path().read_bytes() == file.read() == b"words"
+        file.path().write_bytes(b"wards")
+        with pytest.raises(files.Damaged):
+            opened(file)
+
+
+def test_what_another_process_has_made_anew_meanwhile_is_not_set_aside(own_store):
+    file = keep("a.bin", b"words")
+    files.set_aside(files.root(), where(file.digest), file.digest)
+
+    assert file.read() == b"words"
+    assert not (own_store / "damaged").exists()
+
+
 def test_a_damaged_copy_of_a_buckets_object_is_fetched_again(monkeypatch):
     monkeypatch.setenv("RAYFIELD_STORE", "memory://copies")
     file = keep("a.bin", b"words")
@@ -94,6 +116,84 @@ def test_a_full_disk_leaves_no_part_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("address", ["shapes/store", "./shapes/store", "file://shapes/store", "other/../shapes/store"])
+def test_a_store_that_was_named_from_a_folder_is_the_same_from_every_other(monkeypatch, tmp_path, address):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    files.use(address)
+    monkeypatch.chdir("/")
+
+    assert files.root() == f"{tmp_path}/shapes/store"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking_uri() == f"sqlite:///{tmp_path}/shapes/store/mlflow.db"
+
+
+def test_without_a_name_the_store_is_in_the_folder_of_whoever_asks(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYFIELD_STORE", "")
+    assert files.root() == f"{tmp_path}/.rayfield"
+
+    monkeypatch.delenv("RAYFIELD_STORE")
+    assert files.root() == f"{tmp_path}/.rayfield"
+
+
+@pytest.mark.parametrize(
+    "name", ["a?b", "100%20", "a#b", "a b", "it's", 'a "b"', "a&b=c", "ü", "a?b/%3F"], ids=lambda name: ascii(name)
+)
+def test_the_address_of_mlflows_database_leads_into_the_store_whatever_its_name(monkeypatch, tmp_path, name):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    files.use(str(tmp_path / name))
+    (tmp_path / name).mkdir(parents=True)
+
+    assert files.database(tracking_uri()) == tmp_path / name / "mlflow.db"
+    with sqlalchemy.create_engine(tracking_uri()).begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE a (b)")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name / "mlflow.db"]
+
+
+def test_a_worker_that_sees_what_its_driver_sees_uses_it(own_store, monkeypatch):
+    told = files.told()
+    monkeypatch.setattr(files, "_marks", {})  # as in another process
+    files.use(told)
+
+    assert files.root() == str(own_store)
+    assert files.told() == told
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [(None, "has no such store there"), (b"another", "has another store there")],
+    ids=["none", "another"],
+)
+def test_a_worker_that_does_not_see_it_names_both(own_store, monkeypatch, found, words):
+    told = replace(files.told(), teller="ada on laptop in /home/ada")
+    monkeypatch.setattr(files, "_marks", {})
+    (own_store / "mark").write_bytes(found) if found else (own_store / "mark").unlink()
+
+    with pytest.raises(files.Unseen) as error:
+        files.use(told)
+    said = f"{own_store} is of ada on laptop in /home/ada, and {getpass.getuser()} on {os.uname().nodename} in"
+    assert f"A worker must see its driver's store, but {said} {os.getcwd()} {words}." in str(error.value)
+    assert kind_of(error.value) == "user"  # which is never tried again
+
+
+def test_a_store_that_was_emptied_meanwhile_is_marked_anew(own_store):
+    before = files.told()
+    (own_store / "mark").unlink()
+
+    assert files.told().mark not in ("", before.mark)
+    files.use(files.told())
+
+
+def test_an_sqlite_database_that_was_named_from_a_folder_is_the_same_from_every_other(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///own/mlflow.db")
+
+    assert tracking_uri() == f"sqlite:///{tmp_path}/own/mlflow.db"
+    assert files.database("sqlite:///:memory:") is None
+    assert files.database("http://host:5000") is None
+
+
 def test_mlflow_is_where_the_environment_says_or_beside_the_store(monkeypatch, own_store, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     assert tracking_uri() == "http://mlflow:5000"
@@ -104,3 +204,38 @@ def test_mlflow_is_where_the_environment_says_or_beside_the_store(monkeypatch, o
     monkeypatch.setenv("RAYFIELD_STORE", "s3://bucket/rayfield")
     monkeypatch.chdir(tmp_path)
     assert tracking_uri() == f"sqlite:///{Path.cwd()}/.rayfield/mlflow.db"
+
+
+def test_what_can_be_made_again_lies_in_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAYFIELD_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert files.scratch_root() == tmp_path / ".cache" / "rayfield"
+
+
+@pytest.mark.parametrize("home", ["/nonexistent", None], ids=["that may not be written", "that nobody knows"])
+def test_without_a_home_it_lies_in_a_temporary_folder_that_is_ones_own(home, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAYFIELD_CACHE")
+    monkeypatch.setenv("HOME", home or "")
+    if home is None:
+        monkeypatch.setattr(files.Path, "home", raised)
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+
+    assert files.scratch_root() == tmp_path / f"rayfield-{os.getuid()}"
+    assert files.scratch_root().stat().st_mode & 0o777 == 0o700
+
+
+def raised() -> None:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_temporary_folder_that_another_laid_out_is_refused(tmp_path, monkeypatch):
+    """A link would send what is written to where its maker likes."""
+    monkeypatch.delenv("RAYFIELD_CACHE")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"rayfield-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(UsageError, match="must be this user's own, but is another's. Set RAYFIELD_CACHE"):
+        files.scratch_root()

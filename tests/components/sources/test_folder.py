@@ -2,13 +2,16 @@ import errno
 import json
 import os
 import struct
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from components.decode import decode
 from components.errors import DataError
-from components.source import Unreadable
+from components.source import Changed, Unreadable
 from components.sources import folder
 from components.sources.folder import Folder, named
 
@@ -62,6 +65,7 @@ def test_a_listing_is_the_same_wherever_the_folder_lies(root, tmp_path):
 
 
 def test_only_what_changed_is_read_again(root, monkeypatch):
+    monkeypatch.setattr(folder, "YOUNG", 0)
     source = Folder(root=str(root))
     before = {asset.id: asset.digest for asset in source.rows()}
     changed = root / "chair" / "deep inside" / "no 0.OBJ"
@@ -106,11 +110,195 @@ def test_a_file_that_may_not_be_read_is_listed_and_says_why_when_it_is_opened(ro
         asset = before["chair/deep inside/no 1.OBJ"]
 
         assert len(before) == 10
-        with pytest.raises(Unreadable, match="cannot be read: Permission denied"):
+        with pytest.raises(Unreadable, match="no 1.OBJ may not be read: Permission denied"):
             source.open(asset)
     after = {row.id: row for row in source.rows()}
 
     assert [name for name in after if after[name].digest != before[name].digest] == [asset.id]
+
+
+def test_a_picture_that_may_not_be_read_sets_its_shape_aside_and_leaves_it_no_other_digest(root, monkeypatch):
+    """A permission is the file's own: it stops no other, and the shape that is readable has another key."""
+    asset = painted(root)
+    digest, picture, read = asset.digest, root / "chair" / "red.png", Path.read_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: refuse(path) if path == picture else read(path))
+        locked = listed(root)["chair/painted.obj"]
+        with pytest.raises(Unreadable, match="^red.png may not be read: Permission denied$"):
+            Folder(root=str(root)).open(locked)
+        with pytest.raises(Changed):
+            Folder(root=str(root)).open(asset)
+
+    assert locked.digest != digest
+    assert listed(root)["chair/painted.obj"].digest == digest
+    with pytest.raises(Changed):
+        Folder(root=str(root)).open(locked)
+
+
+def listed(root):
+    return {asset.id: asset for asset in Folder(root=str(root)).rows()}
+
+
+def painted(root):
+    """A shape whose one face is red, by its picture."""
+    (root / "chair" / "painted.obj").write_bytes(b"mtllib red.mtl\nusemtl a\n" + TRIANGLE)
+    (root / "chair" / "red.mtl").write_bytes(b"newmtl a\nmap_Kd red.png\n")
+    Image.fromarray(np.full((2, 2, 3), (255, 0, 0), np.uint8)).save(root / "chair" / "red.png")
+    return listed(root)["chair/painted.obj"]
+
+
+ERRORS = [errno.EIO, errno.EMFILE, errno.ESTALE, errno.ECONNRESET, errno.ENOMEM]
+
+
+@pytest.mark.parametrize("file", ["painted.obj", "red.mtl", "red.png"])
+@pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
+def test_an_error_of_reading_is_that_error_and_nothing_is_grey(root, monkeypatch, file, number):
+    monkeypatch.setattr(folder, "YOUNG", 0)
+    asset, read = painted(root), Path.read_bytes
+
+    def broken(path):
+        if path.name == file:
+            raise OSError(number, os.strerror(number), str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", broken)
+        with pytest.raises(OSError, match=file) as opening:
+            Folder(root=str(root)).open(asset)
+        with pytest.raises(OSError, match=file) as listing:
+            (root / "chair" / "red.mtl").write_bytes(b"newmtl a\nmap_Kd red.png\n\n")
+            Folder(root=str(root)).rows()
+    (root / "chair" / "red.mtl").write_bytes(b"newmtl a\nmap_Kd red.png\n")
+
+    assert opening.value.errno == listing.value.errno == number
+    (picture,) = Folder(root=str(root)).open(asset).textures
+    assert picture.tolist() == [[[255, 0, 0]] * 2] * 2
+
+
+@pytest.mark.parametrize("file", ["painted.obj", "red.mtl", "red.png"])
+@pytest.mark.parametrize("how", ["written", "removed"])
+def test_what_changed_after_the_listing_is_refused_and_listed_anew(root, file, how):
+    asset = painted(root)
+    changed = root / "chair" / file
+    before = changed.stat()
+    if how == "removed":
+        changed.unlink()
+    else:
+        data = changed.read_bytes()
+        changed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    with pytest.raises(Changed, match="painted.obj changed since then. Run again when nothing writes to it"):
+        Folder(root=str(root)).open(asset)
+    assert getattr(listed(root).get(asset.id), "digest", None) != asset.digest
+
+
+def test_a_change_that_no_stamp_shows_is_found_by_the_listing_that_follows(root, monkeypatch):
+    monkeypatch.setattr(folder, "YOUNG", 0)
+    monkeypatch.setattr(folder, "_stamp", lambda path: [1, 1, 1, 1] if path.exists() else None)
+    asset = painted(root)
+    shape = root / "chair" / "painted.obj"
+    shape.write_bytes(shape.read_bytes() + b"# news\n")
+
+    assert listed(root)[asset.id].digest == asset.digest  # nothing tells it of the change
+    with pytest.raises(Changed):
+        Folder(root=str(root)).open(asset)
+    Folder(root=str(root)).open(listed(root)[asset.id])
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(root, monkeypatch):
+    """Its bytes of before must not have the stamp of after."""
+    monkeypatch.setattr(folder, "YOUNG", 0)
+    shape, read, saved = root / "chair" / "deep inside" / "no 0.OBJ", Path.read_bytes, []
+
+    def save_after(path):
+        data = read(path)
+        if path == shape and not saved:
+            saved.append(path.write_bytes(TRIANGLE + b"# saved meanwhile\n"))
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", save_after)
+    asset = listed(root)["chair/deep inside/no 0.OBJ"]
+
+    assert Folder(root=str(root)).open(asset).vertices[1].tolist() == [1, 0, 0]
+    assert listed(root)[asset.id].digest == asset.digest
+
+
+def test_a_file_that_never_lies_still_is_named(root, monkeypatch):
+    shape, read = root / "chair" / "deep inside" / "no 0.OBJ", Path.read_bytes
+
+    def save_after(path):
+        data = read(path)
+        if path == shape:
+            path.write_bytes(data + b"#\n")
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", save_after)
+
+    with pytest.raises(Changed, match="no 0.OBJ changes while it is read"):
+        listed(root)
+
+
+def test_a_file_that_is_younger_than_a_clock_can_tell_is_read_again(root, monkeypatch):
+    """A second change within one tick of a file system's clock leaves the stamp as it was."""
+    times = {path: folder._stamp(path) for path in root.rglob("*.OBJ")}
+    monkeypatch.setattr(folder, "_stamp", lambda path: times.get(path))
+    old = time.time_ns() - 2 * folder.YOUNG
+    times |= {path: [stamp[0], old, old, stamp[3]] for path, stamp in times.items() if path.name != "no 0.OBJ"}
+    listed(root)
+    read = []
+    monkeypatch.setattr(folder, "_entry", lambda path, real=folder._entry: read.append(path.name) or real(path))
+    listed(root)
+
+    assert read == ["no 0.OBJ", "no 0.OBJ"]
+
+
+def test_what_is_absent_is_not_what_is_empty(root):
+    asset = painted(root)
+    seen = {asset.digest}
+    for change in ("unlink", "touch"):
+        getattr(root / "chair" / "red.png", change)()
+        seen.add(listed(root)[asset.id].digest)
+
+    assert len(seen) == 3
+
+
+def test_a_shape_that_names_a_device_reads_nothing_of_it(root):
+    (root / "chair" / "endless.obj").write_bytes(b"mtllib /dev/zero\n" + TRIANGLE)
+
+    assert Folder(root=str(root)).open(listed(root)["chair/endless.obj"]).faces.tolist() == [[0, 1, 2]]
+
+
+def test_a_folder_that_may_not_be_listed_is_no_empty_one(root, monkeypatch):
+    """Root may list everything, so the errors are made up. What a system or a program hides is passed over."""
+    for name in (".hidden", "lost+found", "chair"):
+        (root / name).mkdir(exist_ok=True)
+    scan, locked, number = os.scandir, {".hidden", "lost+found"}, errno.EACCES
+
+    def scandir(path):
+        if Path(path).name in locked:
+            raise OSError(number, os.strerror(number), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(listed(root)) == 10
+    locked.add("chair")
+    with pytest.raises(DataError, match="one that may be listed, but .*chair is not: Permission denied"):
+        listed(root)
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        listed(root)
+
+
+def test_a_listing_that_cannot_be_kept_is_made_each_time(root, monkeypatch):
+    """By one who may only read the store."""
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(folder.places, "write_atomically", refused)
+
+    assert len(listed(root)) == len(listed(root)) == 10
 
 
 def refuse(path):

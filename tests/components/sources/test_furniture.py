@@ -9,7 +9,6 @@ import pytest
 from components import catalogue, packed
 from components.errors import DataError
 from components.resource import resource
-from components.source import Unreadable
 from components.sources import furniture
 from components.sources.furniture import Furniture
 
@@ -112,13 +111,13 @@ def test_a_packed_mesh_comes_back_as_it_was(tmp_path):
 
 def test_a_damaged_bundle_is_noticed(tmp_path):
     (tmp_path / "one.bin").write_bytes(b"")
-    with pytest.raises(Unreadable, match="not a file of packed meshes"):
+    with pytest.raises(DataError, match="must be a file of packed meshes, but is not"):
         packed.index_of(tmp_path / "one.bin")
     packed.write(tmp_path / "one.bin", [({"id": "a"}, SOURCE.open(ROWS[7]), [])])
     data = bytearray((tmp_path / "one.bin").read_bytes())
     data[-5] ^= 1
     (tmp_path / "one.bin").write_bytes(data)
-    with pytest.raises(Unreadable, match="damaged"):
+    with pytest.raises(DataError, match="The bytes of a in .* the file is damaged. Install it again"):
         packed.mesh_at(tmp_path / "one.bin", packed.index_of(tmp_path / "one.bin")[0])
 
 

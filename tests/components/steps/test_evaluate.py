@@ -12,11 +12,12 @@ import torch
 from components.artifacts import Checkpoint, Scores
 from components.errors import DataError, UsageError
 from components.families.convnet import ConvNet
+from components.metrics.paired import jackknife
 from components.representations.descriptors import Descriptors
 from components.runtime.files import keep
 from components.sources.folder import Folder
 from components.step import Printing
-from components.steps.evaluate import baseline, best_of, compare, evaluate, parts_of, shown
+from components.steps.evaluate import baseline, best_of, compare, digest_of_groups, evaluate, parts_of, shown
 from components.steps.preprocess import preprocess
 from components.steps.train import train
 from components.table import Rows, Table
@@ -158,12 +159,32 @@ def test_a_baseline_without_its_descriptors_is_refused(table):
         baseline(without)
 
 
+def of(*ids: str) -> Rows:
+    return Rows({}, list(ids), torch.zeros(len(ids), dtype=torch.int64), ("a",))
+
+
+def test_representations_of_the_same_assets_have_the_same_parts():
+    points, views, others = of("a", "b", "c"), of("a", "a", "b", "b", "c", "c"), of("a", "b", "d")
+
+    assert digest_of_groups(points) == digest_of_groups(views) != digest_of_groups(others)
+
+
+def test_a_model_and_a_baseline_are_scored_on_the_same_parts(table, checkpoint):
+    scores, forest = evaluate(checkpoint, table, on="here"), baseline(table)
+
+    assert scores.parts == forest.parts
+    for one in (scores, forest):
+        assert {split: len(values) for split, values in one.left_out.items()} == {"val": 3, "test": 6}
+        assert jackknife(one.left_out["test"]) == pytest.approx(one.error["accuracy"], abs=0.1)
+
+
 # Choices
 
 
 def scored(name: str, val: float, test: float, **more: object) -> Scores:
     file = keep("weights", b"")
-    checkpoint = Checkpoint(small_pointnet(), small_pointnet().representation(), file, 1, 1, "cpu", 1)
+    size = more.pop("parameters", 1)
+    checkpoint = Checkpoint(small_pointnet(), small_pointnet().representation(), file, 1, 1, "cpu", size)
     return Scores(
         **{
             "name": name,
@@ -189,13 +210,63 @@ def test_the_best_is_chosen_on_val_though_another_is_better_on_test():
 def test_what_was_chosen_is_said_and_over_what():
     chosen = best_of([scored("a", 0.6, 0.9), scored("b", 0.7, 0.1), scored("c", 0.7, 0.3)])
 
-    assert describe(chosen) == "b (val accuracy 0.700), over a 0.600, c 0.700 (a tie: the first)"
+    assert describe(chosen) == "b (val accuracy 0.700), over a 0.600, c 0.700 (a tie: +0.000, with no fewer parameters)"
 
 
 def test_where_less_is_better_the_least_is_chosen():
     best, _ = best_of([scored("a", 0.6, 0, direction="min"), scored("b", 0.5, 0, direction="min")])
 
     assert best.name == "b"
+
+
+def answered(name: str, right: str, parts: str = "same", **more: object) -> Scores:
+    """Scores on val by the answers to its assets, each of them a part: 1 is right."""
+    values = np.array([float(one) for one in right])
+    without = tuple(float(np.delete(values, place).mean()) for place in range(len(values)))
+    return scored(name, float(values.mean()), 0.5, left_out={"val": without}, parts={"val": parts}, **more)
+
+
+def test_within_a_standard_error_of_the_best_the_cheaper_is_taken_and_the_tie_is_said():
+    """They differ on two assets of ten: 0.0 +- 0.15 apart, and the third is 0.3 +- 0.15 behind."""
+    large, small, worse = (
+        answered(name, right, parameters=size)
+        for name, right, size in (("large", "1111111100", 9), ("small", "1111111001", 2), ("worse", "1111100000", 1))
+    )
+    best, _ = best_of([large, small, worse])
+
+    assert best.describe() == (
+        "small (val accuracy 0.800), over large 0.800 (a tie: +0.000 ± 0.149, with no fewer parameters), worse 0.500"
+    )
+
+
+def test_what_is_better_for_sure_is_taken_though_it_costs_more():
+    """Right on the same assets and three more: 0.3 +- 0.15."""
+    best, _ = best_of([answered("small", "1111100000"), answered("large", "1111111100", parameters=9)])
+
+    assert best.name == "large"
+
+
+def test_scores_on_other_assets_are_compared_as_independent_samples():
+    """The same answers as above, of two validation splits: 0.3 +- 0.22."""
+    entries = [answered("small", "1111100000"), answered("large", "1111111100", "others", parameters=9)]
+    (rival,) = best_of([*entries])[0].over
+
+    assert rival.error == pytest.approx(np.hypot(0.4216 / np.sqrt(10), 0.5270 / np.sqrt(10)), abs=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["max", "min"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_score_that_is_no_number_wins_from_no_place(direction, order):
+    entries = [scored("nan", float("nan"), 0.5, direction=direction), scored("b", 0.5, 0.5, direction=direction)]
+    best, _ = best_of(entries[::order])
+
+    assert best.name == "b"
+    assert "nan nan (no number, so it cannot win)" in best.describe()
+
+
+def test_scores_that_are_all_no_numbers_leave_nothing_to_choose():
+    with pytest.raises(DataError, match="A choice needs a score, but accuracy on val is NaN for a, b. Lower their lr."):
+        best_of([scored("a", float("nan"), 0.5), scored("b", float("nan"), 0.5)])
 
 
 def test_a_baseline_is_never_chosen():
@@ -224,3 +295,9 @@ def test_folds_are_compared_by_their_mean_and_its_error():
 def test_a_method_that_missed_a_fold_is_refused():
     with pytest.raises(DataError, match="must have been scored on every fold"):
         compare([scored("a", 0, 0.5), scored("a", 0, 0.6), scored("b", 0, 0.4)])
+
+
+def test_a_mean_that_is_no_number_is_told_last():
+    found = compare([scored("a", 0, float("nan")), scored("a", 0, 0.5), scored("b", 0, 0.4), scored("b", 0, 0.4)])
+
+    assert found.describe().startswith("accuracy over 2 folds: b 0.400")

@@ -21,7 +21,7 @@ from components.representations.points import Points
 from components.representations.voxels import Voxels
 from components.runtime import files
 from components.runtime.files import File
-from components.source import Asset, Source, Unreadable
+from components.source import Asset, Changed, Source, Unreadable
 from components.sources.folder import Folder
 from components.step import Printing
 from components.steps import preprocess as module
@@ -255,20 +255,89 @@ def test_what_cannot_be_used_is_quarantined_with_its_reason_and_the_rest_goes_on
         assert found[name]["uri"].endswith(name)
 
 
-def test_a_representation_that_fails_quarantines_its_asset_alone():
-    class Picky(Fixed):
-        def rows(self, asset, generator):
-            if asset == "text-5":
-                raise ZeroDivisionError("of no length")
-            yield from super().rows(asset, generator)
+class Picky(Fixed):
+    """Can say nothing of one text."""
 
-    table = run(Texts(bad="text-7"), Picky(scale=3), LENGTHS)
+    def rows(self, asset, generator):
+        if asset == "text-5":
+            raise Unreadable("of no length")
+        yield from super().rows(asset, generator)
+
+
+class Choosy(Picky):
+    """And nothing of the same."""
+
+
+def test_what_one_representation_refuses_is_in_no_set_of_the_table():
+    table = run(Texts(bad="text-7"), LENGTHS, Picky(scale=3), Choosy(scale=3))
     found = quarantined(table)
 
-    assert found["text-5"]["reason"] == "ZeroDivisionError: of no length"
-    assert found["text-7"]["reason"] == "it is torn"
+    assert (found["text-5"]["reason"], found["text-5"]["by"]) == ("of no length", "picky, choosy")
+    assert (found["text-7"]["reason"], found["text-7"]["by"]) == ("it is torn", "")
     assert table.counts == {"train": 10, "val": 0, "test": 0, "quarantined": 2}
-    assert len(table.open(LENGTHS, "train")) == 10
+    assert [one.rows for one in table.sets] == [10, 10, 10]
+    assert table.describe() == "10 train, 2 quarantined; 10 rows of fixed, 10 rows of picky, 10 rows of choosy"
+    opened = [table.open(one, "train").ids for one in (LENGTHS, Picky(scale=3), Choosy(scale=3))]
+    assert opened[0] == opened[1] == opened[2] == sorted(set(Texts().ids) - {"text-5", "text-7"})
+
+
+def test_a_table_of_what_refuses_nothing_shares_the_shards_of_one_that_lacks_an_asset():
+    context = Printing()
+    few, alone = run(Texts(), LENGTHS, Picky(scale=3), context=context), run(Texts(), LENGTHS, context=context)
+
+    assert few.set(LENGTHS).shards == alone.set(LENGTHS).shards
+    assert (few.set(LENGTHS).rows, alone.set(LENGTHS).rows) == (11, 12)
+    assert len(alone.open(LENGTHS, "train")) == 12
+
+
+PASSING = [
+    ConnectionResetError("reset by peer"),
+    MemoryError("no room"),
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.EMFILE, "Too many open files"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    TypeError("a bug"),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["source", "representation", "adapt"])
+def test_an_error_that_tells_nothing_of_the_bytes_keeps_no_shard_and_its_class(monkeypatch, error, where):
+    """As much as the machine was ill, as well it is the next time: nothing is left of it."""
+
+    def ill(self: Any, asset: Any, *_: Any) -> Any:
+        raise error
+
+    context = Printing()
+    with monkeypatch.context() as patch:
+        patch.setattr(*((Lengths, "rows") if where == "representation" else (Texts, "open")), ill)
+        with pytest.raises(type(error)) as caught:
+            run(Texts(), Lengths() if where == "adapt" else LENGTHS, context=context)
+
+    assert caught.value is error
+    assert error.__notes__[-1].startswith("(asset text-")
+    assert context.remembered == {}
+    assert run(Texts(), LENGTHS, context=context).counts["quarantined"] == 0
+
+
+def test_what_a_representation_learns_first_it_learns_from_what_can_be_used(monkeypatch):
+    assert run(Texts(ids=("one", "three"), bad="three"), Lengths()).sets[0].adapted == Lengths(offset=3)
+
+
+def test_a_file_that_is_saved_while_its_shard_is_made_ends_the_step_and_leaves_no_row_of_it(shapes, monkeypatch):
+    context, real = Printing(), Folder.open
+
+    def save_first(self: Folder, asset: Asset) -> Any:
+        Path(asset.uri).write_text(shape("flat", 99))
+        return real(self, asset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "open", save_first)
+        with pytest.raises(Changed, match="What is decoded is what was listed, but .* changed since then. Run again"):
+            run(Folder(root=str(shapes)), POINTS, context=context)
+
+    assert context.remembered == {}
+    assert run(Folder(root=str(shapes)), POINTS, context=context).counts["quarantined"] == 0
 
 
 def test_a_file_that_becomes_readable_leaves_the_quarantine(shapes):

@@ -1,10 +1,10 @@
 """
-The feed of what is not made yet, in this process: it is followed, then read; Ray Data is integration's.
+The feed of what is not made yet, in this process: it is followed, then read, from memory or from the disk.
 """
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import ray.train
 import torch
 
 import components.steps.preprocess as preprocessing
 from components.artifacts import Checkpoint
 from components.errors import DataError, UsageError
-from components.family import Family
+from components.family import Family, Phase
 from components.runtime.plain import decode, encode
 from components.source import Asset
 from components.sources.folder import Folder
 from components.step import Printing
 from components.steps import stream
 from components.steps.preprocess import Streamed, Work, preprocess
-from components.steps.stream import Feed, _columns, _empty, check, first_rows, making, shard_rows, too_large
+from components.steps.stream import Feed, check, first_rows, making, shard_rows, too_large
 from components.steps.train import Training, train
 from components.table import stable_hash
 from components.training import Learner, World
@@ -177,8 +176,20 @@ class Killed(BaseException):
     """Nobody catches it: the process is gone."""
 
 
-@pytest.mark.parametrize("at", [4, 15])
-def test_a_killed_training_goes_on_where_it_was(source, tmp_path, monkeypatch, at):
+class Phased(type(FAMILY)):  # type: ignore[misc]
+    """Takes larger batches from its third update on."""
+
+    def phases(self) -> list[Phase]:
+        return [Phase("first", 3, batch=2), Phase("rest", self.steps - 3)]
+
+
+PHASED = Phased(**{one.name: getattr(FAMILY, one.name) for one in fields(FAMILY)})
+
+
+@pytest.mark.parametrize("family", [FAMILY, PHASED], ids=["one phase", "phases"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["in memory", "on the disk"])
+@pytest.mark.parametrize("at", [5, 15])
+def test_a_killed_training_goes_on_where_it_was(source, tmp_path, monkeypatch, at, streamed, family):
     """In the pass over the source, and past it."""
     context = Printing(folder=str(tmp_path / "scratch"))
     real = Printing.log
@@ -191,11 +202,11 @@ def test_a_killed_training_goes_on_where_it_was(source, tmp_path, monkeypatch, a
     with monkeypatch.context() as patch:
         patch.setattr(Printing, "log", log)
         with pytest.raises(Killed):
-            trained(source, context)
-    continued = trained(source, context)
+            trained(source, context, family, streamed=streamed)
+    continued = trained(source, context, family, streamed=streamed)
 
     assert [line["step"] for line in continued.curves() if "loss" in line] == list(range(1, 21))
-    assert continued.weights == trained(source, Printing()).weights
+    assert continued.weights == trained(source, Printing(), family).weights
 
 
 # Who makes the shards
@@ -282,29 +293,8 @@ def test_where_the_workers_take_every_cpu_the_shards_are_made_without_one(source
     assert told == ["auto", "here", "here", "auto"]
 
 
-class Shard:
-    """A Ray Data shard without Ray: batches of what is made, pass after pass."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, np.ndarray]] = []
-        self.passes = 0
-
-    def iter_batches(self, *, batch_size: int, **_: Any) -> Iterator[dict[str, np.ndarray]]:
-        self.passes += 1
-        whole = {name: np.concatenate([part[name] for part in self.rows]) for name in self.rows[0]}
-        for start in range(0, len(whole["id"]) - batch_size + 1, batch_size):
-            yield {name: column[start : start + batch_size] for name, column in whole.items()}
-
-
-def test_what_is_too_large_passes_through_ray_data_from_the_second_pass_on(source, monkeypatch):
-    shard, context = Shard(), Printing()
-    work = work_of(source, context)
-    shard.rows = [_columns(rows) for n in range(len(work.groups)) if (rows := shard_rows(work, n, context)) is not None]
-    monkeypatch.setattr(ray.train, "get_dataset_shard", lambda name: shard)
-    trained(source, context, streamed=True)
-
-    rest = FAMILY.steps - train_rows(source) // FAMILY.batch
-    assert shard.passes == -(-rest // (train_rows(source) // FAMILY.batch))
+def test_what_is_too_large_is_read_from_the_disk_with_the_same_weights(source):
+    assert trained(source, Printing(), streamed=True).weights == trained(source, Printing()).weights
 
 
 def test_the_first_shard_tells_whether_a_source_is_too_large(source, monkeypatch):
@@ -327,14 +317,8 @@ def test_a_shard_of_which_nothing_can_be_read_is_empty(tmp_path):
         path.write_text("v 0 0\n")
     context = Printing()
     work = work_of(Folder(root=str(root)), context)
-    nothing = _empty(work.adapted[0])
 
     assert shard_rows(work, 0, context) is None
-    assert {name: (len(column), column.ndim) for name, column in nothing.items()} == {
-        "voxels": (0, 4),
-        "label": (0, 1),
-        "id": (0, 1),
-    }
     with pytest.raises(DataError, match="A training split must have rows, but none could be made"):
         first_rows(work, context)
 
@@ -354,8 +338,8 @@ def test_a_column_of_another_shape_in_each_row_is_refused():
 
             return {"words": Column((None,), "int32")}
 
-    with pytest.raises(UsageError, match="A stream carries columns of one shape, but words has another in each row"):
-        check(1, Ragged())  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="columns of one shape, but words has another in each row"):
+        check(Ragged())  # type: ignore[arg-type]
 
 
 def test_a_stream_is_written_down_and_read_back(source):

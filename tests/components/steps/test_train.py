@@ -4,9 +4,11 @@ train: one loop, in this process; several workers and Ray Data are tests/integra
 
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load as load_tensors
@@ -103,6 +105,23 @@ def test_a_killed_training_continues_to_the_weights_of_an_undisturbed_one(table,
     assert continued.curves() == undisturbed.curves()
 
 
+def test_a_training_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(table, tmp_path, monkeypatch, capsys):
+    """One bit of a weight: it would train on, to other weights."""
+    monkeypatch.setattr(module, "SAVE", 0.0)
+    undisturbed = trained(small_pointnet(), table)
+    with pytest.raises(Killed):
+        trained(small_pointnet(), table, dying(7, tmp_path))
+    path = tmp_path / "state-6.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    context = Printing(folder=str(tmp_path))
+    continued = trained(small_pointnet(), table, context)
+
+    assert context.logged[0][0] == 6
+    assert continued.weights == undisturbed.weights
+    assert "update 6 is damaged and is not trained on: it goes on from that of update 5." in capsys.readouterr().out
+
+
 def test_a_training_killed_before_its_first_checkpoint_begins_anew(table, tmp_path):
     undisturbed = trained(small_pointnet(), table)
     with pytest.raises(Killed):
@@ -121,6 +140,20 @@ def test_the_latest_weights_within_one_standard_error_of_the_best_are_kept(monke
     assert log.chosen == 3
     assert log.best == b"3"
     assert log.best_score == 0.9
+
+
+def test_weights_whose_score_is_no_number_are_not_kept_and_it_is_said(monkeypatch):
+    """NaN that comes first was kept, and named the best, where no number followed."""
+    log = Log(Printing(), VoxNet(classes=2), 0)
+    monkeypatch.setattr(module, "weights_of", lambda step: str(step).encode())
+    lost = [{**answered(True), "confusion": np.full((2, 2), np.nan)}] * 10
+    log.validate(1, lost, 1)
+    assert (log.best, log.chosen) == (None, 0)
+    log.validate(2, [answered(True)] * 10, 2)
+    log.validate(3, lost, 3)
+
+    assert (log.best, log.chosen) == (b"2", 2)
+    assert log.remarks() == ["accuracy on val was NaN at 2 of 3 validations"]
 
 
 def test_the_best_weights_so_far_outlive_a_restart(table, tmp_path):
@@ -190,14 +223,18 @@ def test_one_class_alone_is_refused(tmp_path):
         trained(small_pointnet(), table)
 
 
-def test_a_stream_without_a_worker_is_refused(table):
-    with pytest.raises(UsageError, match="A stream needs a worker of Ray Train, but `workers` is 0"):
-        trained(small_pointnet(), table, feed="stream")
+@pytest.mark.parametrize("memory", [1.0, 1e18], ids=["on the disk", "in memory"])
+def test_the_weights_do_not_depend_on_the_memory_of_the_machine(table, monkeypatch, memory):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=memory))
+    context = Printing()
+    made = train.run(train.bind((small_pointnet(), table), {"workers": 0}), context)
+
+    assert context.notes["feed"] == ("stream" if memory == 1 else "indexed")
+    assert made.weights == trained(small_pointnet(), table, feed="indexed").weights
 
 
-def test_a_stream_with_a_changing_number_of_workers_is_refused(table):
-    with pytest.raises(UsageError, match=r"so it must be one number, but got \(1, 4\). Pass --workers 1"):
-        trained(small_pointnet(), table, feed="stream", workers=(1, 4))
+def test_how_a_training_is_fed_is_in_no_key():
+    assert "feed" in train.aside
 
 
 @pytest.mark.parametrize("workers", [(3, 2), (0, 2), -1])

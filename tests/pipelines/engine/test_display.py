@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipelines.engine import display
 from pipelines.engine import runner as runner_module
-from pipelines.engine.display import SAID, Lines, Live, run_tree, watcher
+from pipelines.engine.display import SAID, Lines, Live, results, run_tree, unbeaten, watcher
 from pipelines.engine.seeing import open_run
 from pipelines.engine.store import Store
 from tests.pipelines.engine.recorded import recorded
@@ -213,6 +213,41 @@ def test_bars_are_for_terminals(monkeypatch):
 
 
 # Afterwards
+
+
+def scores(step: str, name: str, right: str, parts: str = "same") -> dict[str, Any]:
+    """A manifest of scores on test assets that are parts by themselves; 1 is right."""
+    values = [int(one) for one in right]
+    without = [(sum(values) - value) / (len(values) - 1) for value in values]
+    own = {"name": name, "goal": "accuracy", "direction": "max", "test": {"accuracy": sum(values) / len(values)}}
+    result = {**own, "left_out": {"test": without}, "parts": {"test": parts}}
+    said = {"describe": f"{name}: accuracy", "cost": {"seconds": 1.0}}
+    return {"step": f"components.steps.evaluate:{step}", "result": result, **said}
+
+
+def test_a_model_that_is_not_better_than_a_baseline_by_its_error_says_so():
+    model, forest = scores("evaluate", "voxnet", "11110000"), scores("baseline", "forest", "11100001")
+    majority = scores("baseline", "majority", "00000000")
+
+    assert unbeaten(model, [model, None, forest, majority]) == "; not better than forest: +0.000 ± 0.189"
+    assert unbeaten(scores("evaluate", "voxnet", "11111111"), [forest, majority]) == ""
+
+
+def test_a_baseline_on_other_assets_or_by_another_goal_is_no_match():
+    model, forest = scores("evaluate", "voxnet", "0000"), scores("baseline", "forest", "1111", "others")
+    other = scores("baseline", "forest", "1111")
+    other["result"]["goal"] = "kid"
+
+    assert unbeaten(model, [forest, other]) == ""
+    assert unbeaten(forest, [model]) == ""  # of a baseline nothing is asked
+
+
+def test_the_table_at_the_end_says_it(own_store: Path, capsys):
+    manifests = {"a": scores("evaluate", "voxnet", "1100"), "b": scores("baseline", "forest", "1110")}
+    nodes = [{"key": key, "title": manifest["result"]["name"]} for key, manifest in manifests.items()]
+    results(nodes, manifests, dict.fromkeys(manifests, "done"), Store(str(own_store)))
+
+    assert "voxnet: accuracy; not better than forest: -0.250 ± 0.250" in capsys.readouterr().err
 
 
 def shown(store: Store, width: int = 160) -> list[str]:

@@ -26,9 +26,10 @@ def row(store: Store, what: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow is looked at by its own test."""
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow and Ray are looked at by tests of their own."""
     monkeypatch.setattr(doctor, "_mlflow", lambda _: (True, "here"))
+    monkeypatch.setattr(doctor, "_workers", lambda _: (True, "here"))
 
 
 def test_every_check_is_a_row(store):

@@ -93,6 +93,7 @@ class ControllerError(Exception):
         (socket.gaierror(-2, "no such host"), "transient"),
         (OSError(errno.EHOSTUNREACH, "no route"), "transient"),
         (OSError(errno.EBUSY, "SlowDown"), "transient"),
+        (OSError(errno.EMFILE, "too many open files"), "transient"),
         (OSError("When listing 'tune/': AWS Error NETWORK_CONNECTION during ListObjectsV2: curlCode: 7"), "transient"),
         (EndpointConnectionError(endpoint_url="http://s3"), "transient"),
         (ConnectTimeoutError(endpoint_url="http://s3"), "transient"),

@@ -694,7 +694,7 @@ REAL = {
     "a shard's size, through the table": ("components/steps/preprocess.py", "SHARD = 32", "SHARD = 64", EVERY),
     "the training step": ("components/steps/train.py", "PARTS = 10", "PARTS = 5", EVERY),
     "another step": ("components/steps/card.py", "Tested on", "Judged on", set()),
-    "the search": ("components/steps/tune.py", "GROUP = 8", "GROUP = 4", set()),
+    "the search": ("components/steps/tune.py", "SHORT = 5", "SHORT = 4", set()),
     "a source that is not used": ("components/sources/folder.py", "VAL = 0.12", "VAL = 0.2", set()),
     "how a family is found by its name": ("components/family.py", "No family", "There is no family", set()),
     "what moves bytes": ("components/runtime/places.py", "PATIENCE = 120.0", "PATIENCE = 60.0", set()),

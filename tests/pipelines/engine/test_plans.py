@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from components.sources.folder import Folder
 from pipelines.engine import plans
 from pipelines.engine.plans import Request, drawn, nodes, remembered, statuses, verdict
 from pipelines.engine.store import Store
@@ -480,3 +481,19 @@ def test_another_environment_on_the_same_store_has_keys_of_its_own_versions(proj
 
     assert key(project, store, str(tmp_path / "path")) != here
     assert key(project, store) == here
+
+
+def test_a_file_that_changes_while_the_plan_is_drawn_ends_it(request_, store, monkeypatch):
+    """Its stamp is that of the new bytes, and the key that of the old."""
+    real = Folder.rows
+
+    def rows(self):
+        found = real(self)
+        path = Path(found[0].uri)
+        path.write_bytes(path.read_bytes() + b"\n")
+        return found
+
+    monkeypatch.setattr(Folder, "rows", rows)
+    drawn(request_, store)
+
+    assert remembered(request_, store) is None

@@ -1,0 +1,65 @@
+"""
+Workers that do not see what their driver sees, on a real Ray: said once, with both sides, and checked by the doctor.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from components.runtime import files
+from components.steps.cluster import on_workers, probe, probe_worker
+from pipelines.engine import doctor
+from pipelines.engine.cluster import silent
+from pipelines.engine.errors import ours
+from pipelines.engine.store import Store
+from pipelines.engine.work import work
+
+
+@pytest.fixture
+def unseen(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> files.Told:
+    """What a driver of another machine would tell, at the same path."""
+    told = replace(files.told(), mark="another", teller="ada on laptop in /home/ada")
+    monkeypatch.setattr(files, "told", lambda: told)
+    return told
+
+
+def test_a_head_that_runs_answers(ray_session):
+    assert silent(ray.get_runtime_context().gcs_address) == ""
+
+
+def test_the_doctor_has_a_task_and_a_training_read_and_write_the_store(ray_session, own_store):
+    ok, found = doctor._workers(Store(str(own_store)))
+
+    assert ok
+    assert found == f"a Ray task and a worker of Ray Train on {os.uname().nodename} read and wrote {own_store}"
+    assert not list(own_store.glob("scratch/doctor*"))
+
+
+def test_the_doctor_finds_workers_that_see_another_store(ray_session, own_store, unseen):
+    with pytest.raises(files.Unseen, match=f"{own_store} is of ada on laptop in /home/ada, and .* has another store"):
+        doctor._workers(Store(str(own_store)))
+
+
+def test_a_worker_of_a_training_says_so_once(ray_session, own_store, unseen):
+    with pytest.raises(files.Unseen, match="ada on laptop in /home/ada"):
+        on_workers(probe_worker, {"name": "a"}, workers=1, gpus=0, scratch=f"{own_store}/scratch/unseen")
+    assert not (own_store / "a").exists()
+
+
+def test_a_task_says_so_in_one_line(ray_session, unseen):
+    with pytest.raises(files.Unseen) as error:
+        ray.get(ray.remote(max_retries=0)(probe).remote(unseen, "a"))
+    assert str(ours(error.value)).startswith("A worker must see its driver's store, but")
+
+
+def test_a_step_that_does_not_see_its_store_is_not_tried_again(unseen, monkeypatch):
+    monkeypatch.setattr(files, "_marks", {})
+    node: dict[str, Any] = {"key": "k"}
+    outcome = work(node, "run", unseen, {})
+
+    assert (outcome["ok"], outcome["kind"]) == (False, "user")
+    assert outcome["error"].startswith("A worker must see its driver's store, but")

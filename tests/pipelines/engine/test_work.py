@@ -1,0 +1,172 @@
+"""
+One node in whatever process it is: what it reads is what its key holds, and an error comes with its class.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from components.errors import DataError
+from components.runtime.plain import decode
+from components.sources.folder import Folder
+from components.steps.preprocess import preprocess
+from components.steps.train import train
+from pipelines.engine.drawing import draw
+from pipelines.engine.store import Store
+from pipelines.engine.work import sentence, work
+from tests.meshes import shape, small_voxnet, write_shapes
+from tests.pipelines.engine.toys import look
+
+FAMILY = small_voxnet(steps=2)
+
+
+def shaped(source: Folder) -> None:
+    preprocess(source, [FAMILY.representation()], on="here")
+
+
+def streamed(source: Folder) -> None:
+    train(FAMILY, preprocess.stream(source, FAMILY.representation()), workers=0)
+
+
+def part(source: Folder) -> None:
+    preprocess(source.only(value="flat/0.obj"), [FAMILY.representation()], on="here")
+
+
+def by_hand(source: Folder) -> None:
+    look(source)
+
+
+@pytest.fixture
+def store(own_store: Path) -> Store:
+    return Store(str(own_store))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_shapes(tmp_path / "shapes", each=4)
+
+
+def node_of(pipeline: Callable[..., None], root: Path) -> dict[str, Any]:
+    (node,) = draw(pipeline, {"source": Folder(root=str(root))}, {}).nodes.values()
+    return json.loads(json.dumps(asdict(node)))
+
+
+def done(node: dict[str, Any], store: Store) -> dict[str, Any]:
+    return work(node, "run", store.address, {"CPU": 1})
+
+
+def save(root: Path) -> None:
+    (root / "flat" / "0.obj").write_text(shape("flat", 99))
+
+
+def add(root: Path) -> None:
+    (root / "flat" / "new.obj").write_text(shape("flat", 99))
+
+
+def remove(root: Path) -> None:
+    (root / "flat" / "0.obj").unlink()
+
+
+@pytest.mark.parametrize("change", [save, add, remove])
+@pytest.mark.parametrize("pipeline", [shaped, streamed, by_hand])
+def test_a_source_that_changed_since_its_plan_was_drawn_gives_nothing_under_the_old_key(store, root, pipeline, change):
+    node = node_of(pipeline, root)
+    change(root)
+    outcome = done(node, store)
+
+    assert (outcome["ok"], outcome["kind"], outcome["code"]) == (False, "data", 1)
+    assert outcome["error"].startswith("A step reads what its source listed when the plan was drawn, but files were")
+    assert "Run again" in outcome["error"]
+    assert store.manifest(node["key"]) is None
+    assert done(node_of(pipeline, root), store)["ok"]
+
+
+def test_a_part_of_a_source_is_refused_when_it_changed_and_no_other_part(store, root):
+    node = node_of(part, root)
+    (root / "long" / "0.obj").write_text(shape("long", 99))
+    assert done(node, store)["ok"]
+
+    save(root)
+    assert done(node, store)["kind"] == "data"
+
+
+def test_a_file_that_is_another_only_while_a_step_lists_it_is_noticed(store, root, monkeypatch):
+    """Saved, listed, and the edit undone: the listings before and after the step are those of the key."""
+    node, file, rows = node_of(shaped, root), root / "flat" / "0.obj", Folder.rows
+
+    def rows_of_another(self: Folder) -> Any:
+        before = file.read_text()
+        save(root)
+        try:
+            return rows(self)
+        finally:
+            file.write_text(before)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "rows", rows_of_another)
+        assert done(node, store)["kind"] == "data"
+    assert done(node, store)["ok"]
+
+
+def test_what_is_saved_after_a_step_has_listed_it_is_not_decoded(store, root, monkeypatch):
+    node, rows = node_of(shaped, root), Folder.rows
+
+    def rows_then_saved(self: Folder) -> Any:
+        found = rows(self)
+        save(root)
+        return found
+
+    monkeypatch.setattr(Folder, "rows", rows_then_saved)
+    outcome = done(node, store)
+
+    assert outcome["kind"] == "data"
+    assert outcome["error"].startswith("What is decoded is what was listed, but ")
+    assert list(store.names("keys")) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectionResetError("reset by peer"), "transient"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "transient"),
+        (MemoryError("no room"), "memory"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "transient"),
+        (TypeError("a bug"), "code"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_an_error_of_reading_has_its_class_and_leaves_nothing_that_a_healthy_run_would_lack(
+    store, root, monkeypatch, error, kind
+):
+    node, read = node_of(shaped, root), Path.read_bytes
+
+    def broken(path: Path) -> bytes:
+        if path == root / "long" / "2.obj":
+            raise error
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", broken)
+        patch.setattr("components.sources.folder._is_current", lambda entry: True)  # listed as it was
+        outcome = done(node, store)
+    assert (outcome["ok"], outcome["kind"]) == (False, kind)
+    assert "(asset long/2.obj)" in outcome["error"]
+
+    assert done(node, store)["ok"]
+    table = decode(store.manifest(node["key"])["result"])
+    assert table.counts["quarantined"] == 0
+    assert len(pq.read_table(table.assets.path())) == 12
+
+
+def test_an_error_is_told_with_what_was_noted_of_it():
+    error = DataError("It is torn.")
+    error.add_note("(asset chair/a.obj)")
+
+    assert sentence(error) == "It is torn. (asset chair/a.obj)"
