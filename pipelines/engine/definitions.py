@@ -49,6 +49,7 @@ class Definition:
     """as people know it: "constant LIMIT", "Learner" """
     tokens: tuple[Token, ...]
     decorators: tuple[Ref, ...] = ()
+    """the names of what marks it; no name for what is computed, such as TABLE["name"]"""
     modules: tuple[str, ...] = ()
     """that it imports when it runs"""
     resources: tuple[str, ...] = ()
@@ -226,7 +227,7 @@ class _Reader:
             name,
             label,
             tuple(writer.tokens),
-            tuple(filter(None, (writer.ref(_called(one)) for one in decorators))),
+            tuple(writer.ref(_called(one)) or Ref("") for one in decorators),
             tuple(dict.fromkeys(writer.modules)),
             tuple(dict.fromkeys(writer.resources)),
             tuple(dict.fromkeys(writer.beside)),

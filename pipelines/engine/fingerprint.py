@@ -8,6 +8,7 @@ which order a file has them. Statements that do something when a module is impor
 imported on the way; where a module itself is handed about, all of it counts.
 """
 
+import builtins
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -27,6 +28,25 @@ IN_NO_KEY = (
 )
 """what moves bytes whose digest the reader checks, what draws, and what decides when a step runs, not what it makes"""
 PLOTTING = "components.plotting"
+PURE = frozenset(
+    f"{module}.{name}"
+    for module, names in {
+        "builtins": ("property", "staticmethod", "classmethod"),
+        "abc": ("abstractmethod",),
+        "contextlib": ("contextmanager", "asynccontextmanager"),
+        "dataclasses": ("dataclass",),
+        "enum": ("unique",),
+        "functools": ("cache", "cached_property", "lru_cache", "singledispatch", "total_ordering", "wraps"),
+        "typing": ("dataclass_transform", "final", "no_type_check", "overload", "override", "runtime_checkable"),
+        "torch": ("compile", "enable_grad", "inference_mode", "no_grad"),
+        "torch.jit": ("ignore", "script", "unused"),
+        "numba": ("cfunc", "guvectorize", "jit", "njit", "stencil", "vectorize"),
+        "jax": ("jit",),
+        "components.kernels.compiled": ("kernel",),
+    }.items()
+    for name in names
+)
+"""decorators that hand a definition back and note it nowhere: it counts where its name is reached"""
 OWN_PIPELINE = "rayfield_"
 """what the module of a pipeline of one's own begins with: its steps are in keys as any other's"""
 
@@ -257,20 +277,29 @@ class _Walk:
                 yield module, one
 
     def _registers(self, module: str, one: Definition) -> bool:
-        """Whether a definition is marked by a function of the project's, which may do anything with it."""
-        for mark in one.decorators:
-            target, member = (mark.module, mark.member) if mark.module else (module, mark.name)
-            source = self.source(target)
-            for _ in range(9):  # as far as it is only passed on
-                if source is None or member in source.definitions or member not in source.bindings:
-                    break
-                target, member = source.bindings[member][0]
-                if not member and mark.attributes:
-                    member = mark.attributes[0]
-                source = self.source(target)
-            if source is not None and member in source.definitions and not self.is_left_out(target):
-                return True
-        return False
+        """Whether a definition is marked by what may note it elsewhere, as numba.extending.overload does."""
+        return any(
+            not self.is_left_out(target) and f"{target}.{name}" not in PURE
+            for mark in one.decorators
+            for target, name in self._meant(mark.module or module, (mark.member or mark.name, *mark.attributes))
+        )
+
+    def _meant(self, module: str, names: tuple[str, ...], depth: int = 9) -> Iterator[tuple[str, str]]:
+        """The modules, and the names there, that a dotted name of a module may stand for."""
+        source = self.source(module)
+        bound = source.bindings.get(names[0], ()) if source and depth else ()
+        for target, member in bound:
+            if inner := (*filter(None, [member]), *names[1:]):
+                yield from self._meant(target, inner, depth - 1)
+        if bound:
+            return
+        if len(names) > 1 and self._is_module(f"{module}.{names[0]}"):
+            yield from self._meant(f"{module}.{names[0]}", names[1:], depth)
+        elif source and names[0] not in source.definitions and not source.stars and hasattr(builtins, names[0]):
+            yield "builtins", names[0]
+        else:
+            *folders, last = (module, *names)
+            yield ".".join(folders), last
 
     def follow_one(self, found: tuple[str, Definition]) -> None:
         """Reads what a module does when it is imported."""
