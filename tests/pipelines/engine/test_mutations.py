@@ -690,7 +690,7 @@ REAL = {
     "what a family is": ("components/family.py", "return one > other if", "return one >= other if", EVERY),
     "the loop": ("components/training.py", "self.state.pieces *= 2", "self.state.pieces *= 3", EVERY),
     "a decoder, through the table": ("components/packed.py", "is_new = codes == 0", "is_new = codes == 1", EVERY),
-    "the splits, through the table": ("components/source.py", "place < until", "place <= until", EVERY),
+    "the splits, through the table": ("components/source.py", '"test" if place < 1', '"test" if place < 2', EVERY),
     "a shard's size, through the table": ("components/steps/preprocess.py", "SHARD = 32", "SHARD = 64", EVERY),
     "the training step": ("components/steps/train.py", "PARTS = 10", "PARTS = 5", EVERY),
     "another step": ("components/steps/card.py", "Tested on", "Judged on", set()),
