@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # set before torch is imported: threads that wait for each other take more time than these small networks do
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# kernels are compiled once for all tests: each has a cache of its own for everything else
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".rayfield" / "numba"))
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,13 @@ def test_nor_does_anything_that_it_imports(folder):
     assert [m.name for m in closure(modules) if {"ray", "mlflow"} & set(m.packages)] == []
 
 
+def test_kernels_are_compiled_in_one_way():
+    """numba's own cache misses what lies in other files."""
+    compiling = {"numba.njit", "numba.jit", "numba.vectorize", "numba.guvectorize", "numba.stencil", "numba.cfunc"}
+
+    assert [name_of(p) for p in python("components") if imports(p) & compiling] == ["components/kernels/compiled.py"]
+
+
 def test_only_steps_and_the_engine_know_ray():
     know = {name_of(p) for p in python("components") + python("pipelines") if "ray" in packages(p)}
 

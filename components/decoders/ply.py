@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from components.decoders.shared import (
@@ -26,6 +25,7 @@ from components.decoders.shared import (
     within,
 )
 from components.kernels import text
+from components.kernels.compiled import kernel
 from components.mesh import Mesh
 from components.source import Unreadable
 
@@ -154,7 +154,7 @@ def _whole_lists(counts: NDArray[Any], lists: NDArray[Any]) -> NDArray[Any] | No
     return lists if (counts == lists.shape[1]).all() else None
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _copied(counts: NDArray[np.uint8], lists: NDArray[np.int32]) -> tuple[NDArray[np.int32], bool]:
     """The check and the copy in one pass: NumPy takes twice as long over numbers that lie across words."""
     out = np.empty(lists.shape, np.int32)

@@ -5,8 +5,9 @@ Orders and neighbours among points.
 # N points, K chosen, C cells
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from components.kernels.compiled import kernel
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -46,7 +47,7 @@ def _cells(points: Floats) -> tuple[Integers, Integers]:
     return order, np.append(starts, len(points))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _farthest(points: Floats, order: Integers, starts: Integers, count: int, start: int) -> Integers:
     """The chosen rows [K], from points [N, 3] sorted by cell."""
     boxes = _boxes(points, starts)
@@ -65,7 +66,7 @@ def _farthest(points: Floats, order: Integers, starts: Integers, count: int, sta
     return chosen
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _boxes(points: Floats, starts: Integers) -> Floats:
     """The bounding box of each cell, [C, 6]: the lowest corner, then the highest."""
     out = np.empty((len(starts) - 1, 6))
@@ -76,7 +77,7 @@ def _boxes(points: Floats, starts: Integers) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _gap(box: Floats, x: float, y: float, z: float) -> float:
     """The squared distance from a point to a box, never above the rounded one to any point within."""
     dx = max(box[0] - x, x - box[3], 0.0)
@@ -85,7 +86,7 @@ def _gap(box: Floats, x: float, y: float, z: float) -> float:
     return dx * dx + (dy * dy + dz * dz)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _visit(
     points: Floats, order: Integers, distance: Floats, low: int, high: int, x: float, y: float, z: float
 ) -> tuple[int, float]:
@@ -101,7 +102,7 @@ def _visit(
     return who, far
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _best(order: Integers, far: Floats, who: Integers, newest: int) -> int:
     """The place of the farthest point of all; the one chosen last where every distance is zero."""
     best, most = newest, 0.0

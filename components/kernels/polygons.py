@@ -8,8 +8,9 @@ other corner lies is cut off, until one triangle is left.
 # V vertices, F triangles, N corners of a polygon
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from components.kernels.compiled import kernel
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int32]
@@ -17,7 +18,7 @@ SLACK = 1e-6  # of a polygon's area: what rounding to float32 makes of corners o
 PATIENCE = 2_000_000_000  # looks at corners, seconds: a band wound up a hundred times would take a minute
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def clip(vertices: NDArray[np.float32], triangles: Indices, origin: Indices, places: Indices) -> None:
     """
     Cuts again, in place, each polygon of which a fan around its first corner covers what is outside.
@@ -36,7 +37,7 @@ def clip(vertices: NDArray[np.float32], triangles: Indices, origin: Indices, pla
         start = stop
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _is_within(fan: Indices, count: int) -> bool:
     for row in range(len(fan)):
         for corner in range(3):
@@ -45,7 +46,7 @@ def _is_within(fan: Indices, count: int) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _clip_one(vertices: NDArray[np.float32], fan: Indices, places: Indices) -> None:
     x, y, z = 0.0, 0.0, 0.0
     for row in range(len(fan)):
@@ -66,7 +67,7 @@ def _clip_one(vertices: NDArray[np.float32], fan: Indices, places: Indices) -> N
             _put(places, ears, _corners(places))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _cross(vertices: NDArray[np.float32], triangle: Indices) -> tuple[float, float, float]:
     """Along the normal of a triangle, twice its area long."""
     a, b, c = triangle[0], triangle[1], triangle[2]
@@ -76,7 +77,7 @@ def _cross(vertices: NDArray[np.float32], triangle: Indices) -> tuple[float, flo
     return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _corners(fan: Indices) -> Indices:
     """The corners [N] of the polygon that a fan [N - 2, 3] is made of."""
     out = np.empty(len(fan) + 2, np.int32)
@@ -85,7 +86,7 @@ def _corners(fan: Indices) -> Indices:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _flattened(vertices: NDArray[np.float32], corners: Indices, x: float, y: float, z: float) -> Floats:
     """The corners [N, 2] as seen along the axis that is nearest to the normal (x, y, z), anticlockwise."""
     normal = (x, y, z)
@@ -102,7 +103,7 @@ def _flattened(vertices: NDArray[np.float32], corners: Indices, x: float, y: flo
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _ears(flat: Floats) -> tuple[NDArray[np.int64], bool]:
     """Triangles [N - 2, 3] of the corners [N, 2] of a polygon, and whether there are such that cover it."""
     count = len(flat)
@@ -125,7 +126,7 @@ def _ears(flat: Floats) -> tuple[NDArray[np.int64], bool]:
     return out, made == count - 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _area(flat: Floats) -> float:
     """Twice the area of a polygon, [N, 2]."""
     out = 0.0
@@ -134,14 +135,14 @@ def _area(flat: Floats) -> float:
     return out
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _side(flat: Floats, one: int, two: int, three: int) -> float:
     """Twice the area of a triangle, below zero where its corners go clockwise."""
     ux, uy = flat[two, 0] - flat[one, 0], flat[two, 1] - flat[one, 1]
     return ux * (flat[three, 1] - flat[one, 1]) - uy * (flat[three, 0] - flat[one, 0])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _is_empty(flat: Floats, one: int, at: int, two: int, after: NDArray[np.int64]) -> bool:
     """Whether no corner that is left lies in a triangle, or on its rim."""
     other = after[two]
@@ -153,18 +154,18 @@ def _is_empty(flat: Floats, one: int, at: int, two: int, after: NDArray[np.int64
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _is_one_of(flat: Floats, other: int, one: int, at: int, two: int) -> bool:
     """Whether a corner stands where another does: a polygon with a hole passes two of them twice."""
     return _is_same(flat, other, one) or _is_same(flat, other, at) or _is_same(flat, other, two)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _is_same(flat: Floats, one: int, other: int) -> bool:
     return flat[one, 0] == flat[other, 0] and flat[one, 1] == flat[other, 1]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _put(fan: Indices, ears: NDArray[np.int64], corners: Indices) -> None:
     for row in range(len(fan)):
         for corner in range(3):

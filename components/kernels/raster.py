@@ -7,8 +7,9 @@ Cameras are OpenCV's: x right, y down, z forward; the centre of pixel [row, colu
 # F faces, H rows, W columns
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from components.kernels.compiled import kernel
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -45,7 +46,7 @@ def rasterize(
     return depth, faces, weights
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _draw(triangles: Floats, intrinsics: Floats, inverse: Floats, near: float, faces: Integers) -> None:
     """Write the face that each pixel sees."""
     closest = np.zeros(faces.shape)  # [H, W] inverse depths
@@ -62,7 +63,7 @@ def _draw(triangles: Floats, intrinsics: Floats, inverse: Floats, near: float, f
             _draw_face(face, edges, volume, near, (top, bottom, left, right), closest, faces)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _reach(t: Floats, intrinsics: Floats, near: float, reach: Floats) -> bool:
     """Write left, top, right and bottom of what one triangle covers beyond `near`, as pixels; False for nothing."""
     if max(t[0, 2], t[1, 2], t[2, 2]) < near:
@@ -79,7 +80,7 @@ def _reach(t: Floats, intrinsics: Floats, near: float, reach: Floats) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _include(x: float, y: float, z: float, intrinsics: Floats, reach: Floats) -> None:
     """Widen a box of pixel centres to where a point is seen."""
     column = (intrinsics[0, 0] * x + intrinsics[0, 1] * y) / z + intrinsics[0, 2] - 0.5
@@ -90,7 +91,7 @@ def _include(x: float, y: float, z: float, intrinsics: Floats, reach: Floats) ->
     reach[2], reach[3] = max(reach[2], column + MARGIN), max(reach[3], row + MARGIN)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _edges(t: Floats, inverse: Floats, edges: Floats) -> float:
     """
     Write each edge's function of the pixel, a (column + 0.5) + b (row + 0.5) + c, as (a, b, c); the corners' volume.
@@ -116,7 +117,7 @@ def _edges(t: Floats, inverse: Floats, edges: Floats) -> float:
     return abs(volume)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _draw_face(
     face: int, edges: Floats, volume: float, near: float, box: Box, closest: Floats, faces: Integers
 ) -> None:
@@ -136,7 +137,7 @@ def _draw_face(
                     faces[row, column] = face
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _resolve(triangles: Floats, inverse: Floats, faces: Integers, depth: Singles, weights: Singles) -> None:
     """Write the depth, and the weights of corners 1 and 2, where each pixel sees its face."""
     edges, at = np.empty((3, 3)), np.empty(3)

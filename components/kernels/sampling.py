@@ -5,9 +5,9 @@ Points drawn evenly over the surface of a triangle soup.
 # F faces, N points
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from components.kernels.compiled import kernel
 from components.source import Unreadable
 
 Floats = NDArray[np.float64]
@@ -35,7 +35,7 @@ def sample(triangles: Floats, count: int, generator: np.random.Generator) -> tup
     return interpolate(triangles, faces, weights), faces, weights
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def areas(triangles: Floats) -> Floats:
     """The area of each triangle, [F]."""
     out = np.empty(len(triangles))
@@ -45,7 +45,7 @@ def areas(triangles: Floats) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def has_area(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> bool:
     """True where the corners of some face, rows of vertices [V, 3], lie farther off a line than float32 rounds them."""
     for face in range(len(faces)):
@@ -57,7 +57,7 @@ def has_area(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def normals(triangles: Floats, faces: Integers) -> Floats:
     """The unit normal of each of `faces`, [N, 3], by the right hand; zero where the face has no area."""
     out = np.zeros((len(faces), 3))
@@ -70,7 +70,7 @@ def normals(triangles: Floats, faces: Integers) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def interpolate(values: Floats, faces: Integers, weights: Floats) -> Floats:
     """What `values` [F, 3, C], given at the corners, are at `weights` [N, 2] within `faces` [N]: [N, C]."""
     out = np.empty((len(faces), values.shape[2]))
@@ -83,7 +83,7 @@ def interpolate(values: Floats, faces: Integers, weights: Floats) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _cross(t: Floats) -> tuple[float, float, float]:
     """The cross product of two edges of one triangle [3, 3]: along its normal, twice its area long."""
     # Entry by entry: numba would allocate an array for `t[1] - t[0]`, eight times the cost of the rest.
@@ -92,7 +92,7 @@ def _cross(t: Floats) -> tuple[float, float, float]:
     return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _faces(sums: Floats, places: Floats) -> Integers:
     """The face at each of the ascending `places` [N] in [0, 1), given the running sums [F] of the areas."""
     out = np.empty(len(places), np.int64)
@@ -108,7 +108,7 @@ def _faces(sums: Floats, places: Floats) -> Integers:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fold(square: Floats) -> Floats:
     """Fold the unit square [N, 2] onto the triangle u + v <= 1, which keeps areas."""
     out = np.empty_like(square)

@@ -22,9 +22,11 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
+
+from components.kernels.compiled import kernel
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.int32]
@@ -106,17 +108,17 @@ def blend_gradient(
     return _gather(by_hit, tiles.splats, len(splats))
 
 
-def _share(kernel: Callable[..., None], threads: int, splats: Floats, hits: Integers, *others: Any) -> None:
+def _share(compute: Callable[..., None], threads: int, splats: Floats, hits: Integers, *others: Any) -> None:
     """
     Run a kernel on each so-manyth tile in a thread of its own, where there is enough to do; kernels hold no lock.
 
     Not numba's prange: its first use sets OpenMP's threads, which are torch's too, and forbids to fork.
     """
     threads = min(threads, 1 + len(hits) // SHARE)
-    helpers = [Thread(target=kernel, args=(splats, hits, *others, first, threads)) for first in range(1, threads)]
+    helpers = [Thread(target=compute, args=(splats, hits, *others, first, threads)) for first in range(1, threads)]
     for helper in helpers:
         helper.start()
-    kernel(splats, hits, *others, 0, threads)
+    compute(splats, hits, *others, 0, threads)
     for helper in helpers:
         helper.join()
 
@@ -124,12 +126,12 @@ def _share(kernel: Callable[..., None], threads: int, splats: Floats, hits: Inte
 # Tiles
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _along(pixels: int, size: int) -> int:
     return -(-pixels // size)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _boxes(splats: Floats, extents: Floats, height: int, width: int) -> Integers:
     """The pixels that each splat may reach, [N, 4], a pixel to spare on each side; right = left where none."""
     out = np.zeros((len(splats), 4), np.int32)
@@ -145,7 +147,7 @@ def _boxes(splats: Floats, extents: Floats, height: int, width: int) -> Integers
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _starts(boxes: Integers, size: int, rows: int, columns: int) -> Integers:
     """Where the hits of each tile begin, [T + 1]."""
     counts = np.zeros(rows * columns + 1, np.int32)
@@ -158,7 +160,7 @@ def _starts(boxes: Integers, size: int, rows: int, columns: int) -> Integers:
     return np.cumsum(counts).astype(np.int32)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _hits(boxes: Integers, order: Integers, starts: Integers, size: int, columns: int) -> Integers:
     """The splats of each tile, [M], in the given order."""
     out, ends = np.empty(starts[-1], np.int32), starts.copy()
@@ -176,7 +178,7 @@ def _hits(boxes: Integers, order: Integers, starts: Integers, size: int, columns
 # The image
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _blend(splats, hits, starts, boxes, size, background, cut, most, least, image, rest, last, begin, step):
     across = _along(image.shape[1], size)
     for place in range(begin, len(starts) - 1, step):
@@ -191,7 +193,7 @@ def _blend(splats, hits, starts, boxes, size, background, cut, most, least, imag
         _show(lanes, starts[place], top, left, size, background, image, rest, last)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pixels(top, left, size, like, least):
     """A tile's memory, [S, 7 LANES], before the first splat; pixels beyond the picture have ended already."""
     height, width = like.shape
@@ -207,7 +209,7 @@ def _pixels(top, left, size, like, least):
     return lanes
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _finished(lanes):
     """Whether every pixel of the tile has ended."""
     for row in range(len(lanes)):
@@ -217,7 +219,7 @@ def _finished(lanes):
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _cover(splat, lanes, top, first, beyond, across, hit, cut, most):
     """
     Blend one splat over rows `first` to `beyond` of a tile.
@@ -248,7 +250,7 @@ def _cover(splat, lanes, top, first, beyond, across, hit, cut, most):
             v[LAST + x] = _as(a, hit) if counts else v[LAST + x]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _show(lanes, start, top, left, size, background, image, rest, last):
     """Write a tile's pixels to the picture."""
     across = size // LANES
@@ -264,7 +266,7 @@ def _show(lanes, start, top, left, size, background, image, rest, last):
 # Its gradient
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _unblend(splats, hits, starts, boxes, size, rest, last, by_image, behind, cut, most, by_hit, begin, step):
     across = _along(rest.shape[1], size)
     for place in range(begin, len(starts) - 1, step):
@@ -281,7 +283,7 @@ def _unblend(splats, hits, starts, boxes, size, rest, last, by_image, behind, cu
                 _reduce(splats[n], lanes[column], sums, by_hit[hit])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _recall(top, left, size, start, rest, last, by_image, behind):
     """A tile's memory, [S, 7 LANES], after its last splat, and the last hit of the tile that counts anywhere."""
     height, width = rest.shape
@@ -304,7 +306,7 @@ def _recall(top, left, size, start, rest, last, by_image, behind):
     return lanes, final
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # a test for division by zero would keep vectors out
+@kernel(error_model="numpy")  # a test for division by zero would keep vectors out
 def _uncover(splat, lanes, shape, hit, cut, most, sums):
     """
     Take one splat off again, and add what it receives to `sums`, [6 LANES]: g, g dy, g dy^2 and the colour's gradient.
@@ -341,7 +343,7 @@ def _uncover(splat, lanes, shape, hit, cut, most, sums):
             sums[TINT + 2 * LANES + x] += weight * v[BLUE + x]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _reduce(splat, lanes, sums, out):
     """Add the sums over columns to a hit's gradient: with p = -(a dx^2 / 2 + b dx dy + c dy^2 / 2), the rules of p."""
     x0, _, a, b, c, opacity, _, _, _ = splat
@@ -368,7 +370,7 @@ def _reduce(splat, lanes, sums, out):
     out[8] += blue
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _gather(by_hit: Floats, hits: Integers, count: int) -> Floats:
     """The sums over a splat's hits, [N, 9], always in the order of tiles."""
     out = np.zeros((count, 9), by_hit.dtype)

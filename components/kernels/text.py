@@ -8,8 +8,9 @@ out correctly rounded; a longer one is off by at most one unit in the last place
 # V vertices, T texture coordinates, F triangles, K marks
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from components.kernels.compiled import kernel
 
 Bytes = NDArray[np.uint8]
 
@@ -21,26 +22,26 @@ USEMTL, MTLLIB = 0, 1
 FINE, SHORT_VERTEX, SHORT_FACE, BAD_CORNER, BAD_NUMBER = 0, 1, 2, 3, 4
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _is_gap(byte: int) -> bool:
     return byte in (SPACE, TAB, RETURN)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _skip_gap(data: Bytes, at: int) -> int:
     while at < len(data) and _is_gap(data[at]):
         at += 1
     return at
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _line_end(data: Bytes, at: int) -> int:
     while at < len(data) and data[at] != NEWLINE:
         at += 1
     return at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _word(data: Bytes, at: int) -> tuple[float, int]:
     """The value of a token that is not made of digits: inf, or not a number whatever else it is."""
     start = at
@@ -56,7 +57,7 @@ def _word(data: Bytes, at: int) -> tuple[float, int]:
     return np.nan, at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _number(data: Bytes, at: int) -> tuple[float, int]:
     """The number that starts at `at`, and where it ends."""
     start, end = at, len(data)
@@ -97,7 +98,7 @@ def _number(data: Bytes, at: int) -> tuple[float, int]:
     return (-value if negative else value), at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _whole(data: Bytes, at: int) -> tuple[int, int]:
     """The whole number that starts at `at`, and where it ends: at `at` itself where there is none."""
     start, end = at, len(data)
@@ -113,7 +114,7 @@ def _whole(data: Bytes, at: int) -> tuple[int, int]:
     return (-value if negative else value), at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def numbers(data: Bytes, at: int, count: int) -> tuple[NDArray[np.float64], int]:
     """Up to `count` numbers from `at` on, whatever lines they stand in, and where the last ends; # starts a comment."""
     out = np.empty(count)
@@ -131,7 +132,7 @@ def numbers(data: Bytes, at: int, count: int) -> tuple[NDArray[np.float64], int]
     return out[:found], at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def numbers_after(data: Bytes, word: Bytes, per_word: int) -> NDArray[np.float64]:
     """The `per_word` numbers behind each line that starts with `word`, as an ASCII STL has behind "vertex"."""
     out = np.empty((len(data) // (len(word) + 2 * per_word) + 1, per_word))
@@ -154,7 +155,7 @@ def numbers_after(data: Bytes, word: Bytes, per_word: int) -> NDArray[np.float64
     return out[:found]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def corners(flat: NDArray[np.int64], lists: int) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
     """
     Triangles [F, 3] of `lists` polygons written as (n, i1 ... in), each as a fan around its first corner.
@@ -178,7 +179,7 @@ def corners(flat: NDArray[np.int64], lists: int) -> tuple[NDArray[np.int32], NDA
     return out, origin, at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_obj(data: Bytes) -> tuple[int, int, int, int]:
     """How many vertices, texture coordinates, triangles and marks (usemtl, mtllib) an OBJ file has."""
     vertices, coordinates, triangles, marks, at = 0, 0, 0, 0, 0
@@ -203,7 +204,7 @@ def count_obj(data: Bytes) -> tuple[int, int, int, int]:
     return vertices, coordinates, triangles, marks
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def read_obj(
     data: Bytes,
     vertices: NDArray[np.float32],
@@ -256,7 +257,7 @@ def read_obj(
     return f, colored, FINE, 0
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _read_vertex(data: Bytes, at: int, vertex: NDArray[np.float32], color: NDArray[np.float32]) -> tuple[int, int]:
     found = 0
     at = _skip_gap(data, at)
@@ -271,7 +272,7 @@ def _read_vertex(data: Bytes, at: int, vertex: NDArray[np.float32], color: NDArr
     return at, found
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _read_coordinate(data: Bytes, at: int, coordinate: NDArray[np.float32]) -> int:
     coordinate[0], coordinate[1] = 0, 0
     found = 0
@@ -284,7 +285,7 @@ def _read_coordinate(data: Bytes, at: int, coordinate: NDArray[np.float32]) -> i
     return at
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _read_face(
     data: Bytes,
     at: int,

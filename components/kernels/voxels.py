@@ -8,9 +8,9 @@ each axis. Entry [x, y, z] is the closed box from low + [x, y, z] h to low + [x+
 # F faces, N points, R resolution, W words of 64 voxels
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from components.kernels.compiled import kernel
 from components.kernels.winding import winding
 
 Floats = NDArray[np.float64]
@@ -78,7 +78,7 @@ def _identities(points: Floats) -> NDArray[np.int64]:
 # The surface. Triangles are in voxels here: voxel [x, y, z] is the box from there to there + 1.
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _surface(triangles: Floats, low: Floats, scale: float, grid: Grid) -> None:
     resolution, flat = len(grid), grid.reshape(-1)
     first, last = np.empty(3, np.int64), np.empty(3, np.int64)
@@ -100,7 +100,7 @@ def _surface(triangles: Floats, low: Floats, scale: float, grid: Grid) -> None:
             _mark(triangle, edges, first, last, flat, resolution)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _bounds(triangle: Floats, first: Integers, last: Integers) -> None:
     """Write the first and the last voxel that the triangle's box touches along each axis, within the grid or not."""
     for axis in range(3):
@@ -109,7 +109,7 @@ def _bounds(triangle: Floats, first: Integers, last: Integers) -> None:
         last[axis] = int(np.floor(max(a, b, c) + SLACK))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mark_layer(
     triangle: Floats, axis: int, edges: Floats, first: Integers, last: Integers, flat: Grid, resolution: int
 ) -> None:
@@ -125,7 +125,7 @@ def _mark_layer(
                 flat[u * stride[i] + v * stride[j] + first[axis] * stride[axis]] = True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mark(triangle: Floats, edges: Floats, first: Integers, last: Integers, flat: Grid, resolution: int) -> None:
     """Mark the voxels of one triangle: columns along the axis that it faces most, cut where its plane leaves them."""
     k, along, across, facing = _plane(triangle)
@@ -148,7 +148,7 @@ def _mark(triangle: Floats, edges: Floats, first: Integers, last: Integers, flat
                     flat[u * stride[i] + v * stride[j] + w * stride[k]] = True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _plane(t: Floats) -> tuple[int, float, float, bool]:
     """The axis k that a triangle faces most, its slopes along axes k + 1 and k + 2, whether it has a plane at all."""
     ax, ay, az = t[1, 0] - t[0, 0], t[1, 1] - t[0, 1], t[1, 2] - t[0, 2]
@@ -164,7 +164,7 @@ def _plane(t: Floats) -> tuple[int, float, float, bool]:
     return k, -normal[(k + 1) % 3] / normal[k], -normal[(k + 2) % 3] / normal[k], True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _project(t: Floats, i: int, j: int, edges: Floats, row: int) -> None:
     """Write each edge of the triangle seen along one axis as (a, b, c): a u + b v + c >= 0 where it lets [u, v] be."""
     turn = (t[1, i] - t[0, i]) * (t[2, j] - t[0, j]) - (t[1, j] - t[0, j]) * (t[2, i] - t[0, i])
@@ -176,7 +176,7 @@ def _project(t: Floats, i: int, j: int, edges: Floats, row: int) -> None:
         edges[row + corner, 0], edges[row + corner, 1], edges[row + corner, 2] = a, b, reach - a * u - b * v
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _meets(edges: Floats, row: int, u: int, v: int) -> bool:
     """Whether the square from [u, v] to [u, v] + 1 reaches the inner side of three edges."""
     return (
@@ -202,7 +202,7 @@ def _unpack(words: Words, resolution: int) -> Grid:
     return np.unpackbits(words.view(np.uint8), axis=2, count=resolution, bitorder="little").view(np.bool_)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _flood(free: Words) -> Words:
     """The free bits [R, R, W] that a path through faces joins to the border."""
     outside = np.zeros_like(free)
@@ -213,7 +213,7 @@ def _flood(free: Words) -> Words:
             return outside
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sweep(free: Words, outside: Words, step: int) -> bool:
     """Let the flood go on along all three axes, upward (step 1) or downward (-1); whether it did."""
     resolution, _, width = free.shape
@@ -238,7 +238,7 @@ def _sweep(free: Words, outside: Words, step: int) -> bool:
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _spread(bits: np.uint64, free: np.uint64) -> np.uint64:
     """Every free bit that a run of free bits joins to one of `bits`, by doubling strides (Kogge and Stone 1973)."""
     up, down, upper, lower = bits, bits, free, free

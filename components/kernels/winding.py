@@ -5,8 +5,9 @@ The generalised winding number: how often a triangle soup goes round a point, ho
 # F faces, N points, P leaves, B points in a block
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from components.kernels.compiled import kernel
 
 Floats = NDArray[np.float64]
 
@@ -64,7 +65,7 @@ def _along_curve(points: Floats) -> NDArray[np.uint16]:
     return x | y << 1 | z << 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _tree(leaves: Floats) -> Floats:
     """A heap of `_expand`ed sets of faces, [2 P, 13]: node n has the children 2n and 2n + 1, node P + p is leaf p."""
     count = len(leaves)
@@ -78,7 +79,7 @@ def _tree(leaves: Floats) -> Floats:
     return tree
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _expand(faces: Floats, node: Floats) -> None:
     """
     Write what faces are from afar (Barill et al. 2018, equation 6).
@@ -106,7 +107,7 @@ def _expand(faces: Floats, node: Floats) -> None:
         _moment(faces[face], node)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _moment(t: Floats, node: Floats) -> None:
     """Add one triangle's first moment to a node, and let its reach hold the triangle."""
     nx, ny, nz = _area(t)
@@ -123,13 +124,13 @@ def _moment(t: Floats, node: Floats) -> None:
         node[6] = max(node[6], np.sqrt(x * x + y * y + z * z))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _middle(t: Floats) -> tuple[float, float, float]:
     """The centroid of one triangle [3, 3]."""
     return (t[0, 0] + t[1, 0] + t[2, 0]) / 3, (t[0, 1] + t[1, 1] + t[2, 1]) / 3, (t[0, 2] + t[1, 2] + t[2, 2]) / 3
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _area(t: Floats) -> tuple[float, float, float]:
     """The area vector of one triangle [3, 3]: along its normal, as long as it is large."""
     ax, ay, az = t[1, 0] - t[0, 0], t[1, 1] - t[0, 1], t[1, 2] - t[0, 2]
@@ -137,7 +138,7 @@ def _area(t: Floats) -> tuple[float, float, float]:
     return 0.5 * (ay * bz - az * by), 0.5 * (az * bx - ax * bz), 0.5 * (ax * by - ay * bx)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _winding(leaves: Floats, tree: Floats, blocks: Floats, near: float) -> Floats:
     """The winding number of every point of every block, [N / 64, 64]."""
     out = np.empty((len(blocks), BLOCK))
@@ -151,7 +152,7 @@ def _winding(leaves: Floats, tree: Floats, blocks: Floats, near: float) -> Float
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _descend(
     leaves: Floats,
     tree: Floats,
@@ -180,7 +181,7 @@ def _descend(
             top += 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _ball(points: Floats) -> tuple[float, float, float, float]:
     """The centre and the radius of a ball round a block's points [3, B]."""
     x = (points[0].min() + points[0].max()) / 2
@@ -189,7 +190,7 @@ def _ball(points: Floats) -> tuple[float, float, float, float]:
     return x, y, z, np.sqrt(((points[0] - x) ** 2 + (points[1] - y) ** 2 + (points[2] - z) ** 2).max())
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _add_far(node: Floats, points: Floats, far: Floats) -> None:
     """Add a set's solid angle at each point, to first order in its extent."""
     nx, ny, nz, cx, cy, cz = node[0], node[1], node[2], node[3], node[4], node[5]
@@ -202,7 +203,7 @@ def _add_far(node: Floats, points: Floats, far: Floats) -> None:
         far[q] += (nx * x + ny * y + nz * z + trace - 3 * twist / square) / (square * np.sqrt(square))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _add_near(faces: Floats, points: Floats, real: Floats, imaginary: Floats, turns: Floats) -> None:
     """Turn each point's number by half the solid angle of each face (Van Oosterom and Strackee 1983)."""
     for face in range(LEAF):
@@ -213,7 +214,7 @@ def _add_near(faces: Floats, points: Floats, real: Floats, imaginary: Floats, tu
         imaginary[q] /= size
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _turn(t: Floats, points: Floats, real: Floats, imaginary: Floats, turns: Floats) -> None:
     nx, ny, nz = _area(t)
     t00, t01, t02 = t[0, 0], t[0, 1], t[0, 2]

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -19,6 +19,7 @@ from types import ModuleType
 
 from components.errors import UsageError, nearest
 from components.runtime.imports import is_brought
+from components.runtime.plain import allow
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("components", "pipelines")
@@ -166,3 +167,33 @@ def in_full(text: str) -> str:
     for path in written(text):
         text = text.replace(str(path), str(path.resolve()), 1)
     return text
+
+
+@contextmanager
+def own_code(modules: Sequence[str], folder: Path) -> Iterator[None]:
+    """
+    Meanwhile a model names classes that came with it, from the code beside its folder, where MLflow puts it.
+
+    Whatever else has modules of the same names, a later edition of that code say, keeps its own. Afterwards no name
+    leads to the model's, so that Ray's workers, which have no such module, are sent its classes with their code.
+    """
+    if not modules:
+        yield
+        return
+    allow(modules)
+    tops = {path.stem for path in folder.iterdir()} - {"components"}
+    others = {name: module for name, module in sys.modules.items() if name.split(".")[0] in tops}
+    _forget(tops)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        sys.path.append(str(folder))  # for what a function imports when it is called
+        _forget(tops)
+        sys.modules.update(others)
+
+
+def _forget(tops: Container[str]) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] in tops]:
+        del sys.modules[name]

@@ -3,9 +3,7 @@ Asking a model's folder: the family, the representation and the network that it 
 """
 
 import json
-import sys
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ from safetensors.torch import load as load_tensors
 
 from components.errors import DataError
 from components.runtime.files import digest_of
-from components.runtime.plain import allow, canonical, decode
+from components.runtime.own import own_code
+from components.runtime.plain import canonical, decode
 from components.training import load_weights
 
 
@@ -29,41 +28,11 @@ def opened(folder: Path) -> tuple[Any, Any, torch.nn.Module]:
     whole = said.pop("seal", None) in (None, seal(said)) and said.get("weights") in (None, digest_of(weights))
     if not whole:
         raise DataError(f"A model must be as it was registered, but the one in {folder} is damaged. Fetch it anew.")
-    with _own_code(said.get("own", []), folder.parent / "code"):
+    with own_code(said.get("own", []), folder.parent / "code"):
         family, representation = decode(said["family"]), decode(said["representation"])
         net = family.network()
     load_weights(net, load_tensors(weights))
     return family, representation, net.eval()
-
-
-@contextmanager
-def _own_code(modules: Sequence[str], folder: Path) -> Iterator[None]:
-    """
-    Meanwhile a model names classes that came with it, from the code beside its folder, where MLflow puts it.
-
-    Whatever else has modules of the same names, a later edition of that code say, keeps its own. Afterwards no name
-    leads to the model's, so that Ray's workers, which have no such module, are sent its classes with their code.
-    """
-    if not modules:
-        yield
-        return
-    allow(modules)
-    tops = {path.stem for path in folder.iterdir()} - {"components"}
-    others = {name: module for name, module in sys.modules.items() if name.split(".")[0] in tops}
-    _forget(tops)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        sys.path.append(str(folder))  # for what a function imports when it is called
-        _forget(tops)
-        sys.modules.update(others)
-
-
-def _forget(tops: Container[str]) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] in tops]:
-        del sys.modules[name]
 
 
 def seal(said: Mapping[str, Any]) -> str:

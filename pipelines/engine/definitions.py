@@ -10,16 +10,29 @@ name of a function is in one.
 import ast
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+
+from pipelines.engine import at_import
 
 LEFT_OUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 """of a syntax tree: what Python does with the same text is the same without"""
-IMPORTERS = ("importlib.import_module", "import_module", "importlib.__import__", "builtins.__import__", "__import__")
+IMPORTERS = (
+    "importlib.import_module",
+    "import_module",
+    "importlib.__import__",
+    "builtins.__import__",
+    "__import__",
+    "runpy.run_module",
+)
+LOADED = "sys.modules"
+ALL = "*"
+"""stands for all of a module"""
 BLOCKS = ("body", "orelse", "finalbody")
 
 
@@ -48,7 +61,18 @@ class Definition:
     label: str
     """as people know it: "constant LIMIT", "Learner" """
     tokens: tuple[Token, ...]
-    decorators: tuple[Ref, ...] = ()
+    place: int = 0
+    """among the statements of its file"""
+    marks: tuple[Ref, ...] = ()
+    """its decorators, and those of a class's methods"""
+    calls: tuple[Ref, ...] = ()
+    """what else its value, its defaults or its class body call when the file is imported"""
+    bases: tuple[Ref, ...] = ()
+    """of a class, with its metaclass"""
+    told: tuple[Ref, ...] = ()
+    """what a class calls or changes when another is made from it"""
+    acts: bool = False
+    """a class whose body changes what lies outside it"""
     modules: tuple[str, ...] = ()
     """that it imports when it runs"""
     resources: tuple[str, ...] = ()
@@ -59,6 +83,18 @@ class Definition:
     """what it does that no key could hold, in words"""
     parts: Mapping[str, str] = field(default_factory=dict)
     """label -> digest, of a class the methods and fields too: `rayfield explain` compares these"""
+
+    @property
+    def is_class(self) -> bool:
+        return self.tokens[:1] == ("(ClassDef",)
+
+    @property
+    def is_function(self) -> bool:
+        return self.tokens[:1] in (("(FunctionDef",), ("(AsyncFunctionDef",))
+
+    def has(self, *methods: str) -> bool:
+        """Whether a class has one of these methods itself."""
+        return any(label.rpartition(".")[2] in methods for label in self.parts)
 
     @property
     def digest(self) -> str:
@@ -170,7 +206,10 @@ def _is_for_types(test: ast.AST) -> bool:
 
 
 def _is_main(test: ast.AST) -> bool:
-    return isinstance(test, ast.Compare) and _last(test.left) == "__name__"
+    if not (isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Eq) and len(test.ops) == 1):
+        return False
+    sides = (test.left, test.comparators[0])
+    return "__name__" in map(_last, sides) and "__main__" in map(_text, sides)
 
 
 class _Reader:
@@ -184,15 +223,18 @@ class _Reader:
         self.imports: list[str] = []
         self.stars: list[str] = []
         self.waiting: list[tuple[ast.stmt, tuple[str, ...], bool]] = []
+        self.touched: Counter[str] = Counter()
+        self.known: set[str] = set()
+        """all names of the module"""
 
     def take(self, statement: ast.stmt) -> None:
         """Notes imports at once; the rest is read when all of them are known."""
         if isinstance(statement, ast.Import | ast.ImportFrom):
             self._import(statement)
-        elif isinstance(statement, ast.If) and _is_for_types(statement.test):
+        elif isinstance(statement, ast.If) and (_is_for_types(statement.test) or _is_main(statement.test)):
             for one in statement.orelse:
                 self.take(one)
-        elif not (isinstance(statement, ast.If) and _is_main(statement.test)):
+        else:
             for inner in _imports_of(statement):
                 self._import(inner)
             names, does = _bound(statement)
@@ -210,23 +252,41 @@ class _Reader:
 
     def settle(self) -> None:
         """Reads what waits."""
-        for statement, names, does in self.waiting:
+        self.known = {*self.bindings, *(name for _, names, _ in self.waiting for name in names)}
+        several = sum((self._touches(*one) for one in self.waiting), Counter())
+        for place, (statement, names, does) in enumerate(self.waiting):
+            order = [f"after:{self.touched[one]}" for one in sorted(at_import.names(statement)) if several[one] > 1]
             for name in names:
-                self.definitions.setdefault(name, []).append(self._definition(statement, name))
+                self.definitions.setdefault(name, []).append(self._definition(statement, name, place, order))
             if does:
-                self.statements.append(self._definition(statement, ""))
+                self.statements.append(self._definition(statement, "", place, order))
+            self.touched += self._touches(statement, names, does)
 
-    def _definition(self, statement: ast.stmt, name: str) -> Definition:
+    def _touches(self, statement: ast.stmt, names: tuple[str, ...], does: bool) -> Counter[str]:
+        """The names that may stand for something else after a statement."""
+        return Counter({*names, *(at_import.names(statement) if does else ())})
+
+    def _definition(self, statement: ast.stmt, name: str, place: int, order: list[str]) -> Definition:
         writer = _Writer(self)
         own = isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
         writer.write(statement, nameless=own)
         label = _label(statement, name)
-        decorators = getattr(statement, "decorator_list", [])
+        is_class = isinstance(statement, ast.ClassDef)
+        bases = (
+            [*statement.bases, *(one.value for one in statement.keywords)]
+            if isinstance(statement, ast.ClassDef)
+            else []
+        )
         return Definition(
             name,
             label,
-            tuple(writer.tokens),
-            tuple(filter(None, (writer.ref(_called(one)) for one in decorators))),
+            (*writer.tokens, *order),
+            place,
+            tuple(_asked(at_import.marks(statement))),
+            tuple(_asked(at_import.calls(statement))),
+            tuple(_asked(bases)),
+            tuple(_asked(at_import.told(statement) if isinstance(statement, ast.ClassDef) else ())),
+            any(True for _ in at_import.stored(at_import.evaluated(statement))) if is_class else False,
             tuple(dict.fromkeys(writer.modules)),
             tuple(dict.fromkeys(writer.resources)),
             tuple(dict.fromkeys(writer.beside)),
@@ -250,8 +310,12 @@ class _Reader:
         return digest_of(" ".join(map(_said, writer.tokens)))
 
 
-def _called(node: ast.expr) -> ast.expr:
-    return node.func if isinstance(node, ast.Call) else node
+def _asked(nodes: Iterable[ast.expr]) -> Iterator[Ref]:
+    """What expressions begin with, those that begin with a name."""
+    for node in nodes:
+        name, attributes = at_import.chain(node.func if isinstance(node, ast.Call) else node)
+        if name:
+            yield Ref(name, attributes)
 
 
 def _label(statement: ast.AST, name: str) -> str:
@@ -280,13 +344,9 @@ def bound_by(statement: ast.Import | ast.ImportFrom, package: str) -> Iterator[t
 
 def _imports_of(statement: ast.stmt) -> Iterator[ast.Import | ast.ImportFrom]:
     """The imports that a compound statement of a module does: those within functions are not done yet."""
-    waiting: list[ast.AST] = [] if isinstance(statement, _SCOPES) else list(ast.iter_child_nodes(statement))
-    while waiting:
-        node = waiting.pop(0)
+    for node in at_import.evaluated(statement):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-        elif not isinstance(node, _SCOPES):
-            waiting += ast.iter_child_nodes(node)
 
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -345,7 +405,7 @@ class _Scope:
     """The names of a function, a class or a comprehension."""
 
     names: set[str]
-    imports: dict[str, tuple[str, str]]
+    imports: dict[str, list[tuple[str, str]]]
     is_class: bool = False
     outside: frozenset[str] = frozenset()
     """names that it says are the module's"""
@@ -370,7 +430,7 @@ class _Writer:
                 m for _, module, member in bound_by(node, self.reader.package) for m in _both(module, member)
             ]
             return
-        if isinstance(node, ast.Call) and self._call(node):
+        if self._loaded(node) or isinstance(node, ast.Call) and self._call(node):
             return
         if isinstance(node, ast.Name | ast.Attribute) and self._name(node):
             return
@@ -382,6 +442,8 @@ class _Writer:
         else:
             for name in node._fields:
                 self._field(name, getattr(node, name, None))
+        for name in ("annotation", "returns"):
+            self._words(getattr(node, name, None))
         self.tokens.append(")")
 
     def _field(self, name: str, value: object) -> None:
@@ -414,17 +476,14 @@ class _Writer:
                 self._value(one)
             names |= {one.arg for one in ast.walk(arguments) if isinstance(one, ast.arg)}
         names |= {getattr(one, "name", "") for one in getattr(node, "type_params", [])}
-        imports = {
-            name: (module, member)
-            for inner in body
-            for statement in _own_imports(inner)
-            for name, module, member in bound_by(statement, self.reader.package)
-            if name
-        }
+        imports: dict[str, list[tuple[str, str]]] = {}
+        for statement in (one for inner in body for one in _own_imports(inner)):
+            for name, module, member in bound_by(statement, self.reader.package):
+                imports.setdefault(name, []).append((module, member))
         is_class = isinstance(node, ast.ClassDef)
-        self.scopes.append(_Scope(names, imports, is_class, frozenset(elsewhere)))
         if isinstance(arguments, ast.arguments):
             self._arguments(arguments)
+        self.scopes.append(_Scope(names, imports, is_class, frozenset(elsewhere)))
         self._field("type_params", getattr(node, "type_params", None))
         self.tokens.append("body=")
         self._value(body)
@@ -436,14 +495,39 @@ class _Writer:
             for one in value if isinstance(value, list) else [value] if value else []:
                 self.tokens += [f"{name}:{one.arg}"]
                 self._field("annotation", one.annotation)
+                self._words(one.annotation)
+
+    def _words(self, annotation: ast.AST | None) -> None:
+        """Refers to what annotations name in quotes: `get_type_hints` finds it."""
+        for node in ast.walk(annotation) if annotation else ():
+            with suppress(SyntaxError):
+                quoted = ast.parse(_text(node) or "None", mode="eval")
+                named = (one.id for one in ast.walk(quoted) if isinstance(one, ast.Name))
+                self.tokens += [Ref(name) for name in named if name in self.reader.known]
 
     def _comprehension(self, node: ast.AST) -> None:
         generators = node.generators  # type: ignore[attr-defined]
         names, _ = _names_of(one.target for one in generators)
         self.scopes.append(_Scope(names, {}))
         for name in node._fields:
-            self._field(name, getattr(node, name, None))
+            if name == "generators":
+                self.tokens.append("generators=")
+                self._generators(generators)
+            else:
+                self._field(name, getattr(node, name, None))
         self.scopes.pop()
+
+    def _generators(self, generators: list[ast.comprehension]) -> None:
+        """What is looped over first is evaluated outside: [row for row in row]."""
+        for place, one in enumerate(generators):
+            self.tokens.append("(comprehension")
+            self._field("target", one.target)
+            own = [] if place else [self.scopes.pop()]
+            self._field("iter", one.iter)
+            self.scopes += own
+            self._field("ifs", one.ifs)
+            self._field("is_async", one.is_async)
+            self.tokens.append(")")
 
     # Names
 
@@ -455,23 +539,21 @@ class _Writer:
             node = node.value
         if not isinstance(node, ast.Name):
             return None
-        found = self._imported(node.id)
-        if found is False:
-            return None
-        return Ref(node.id, tuple(attributes), *(found or ()))
+        found = self._imported(node.id, isinstance(node.ctx, ast.Load))
+        return Ref(node.id, tuple(attributes), *found[0]) if found else None
 
-    def _imported(self, name: str) -> tuple[str, str] | None | Literal[False]:
-        """What the scopes around know of a name: False where it is their own, None where it is the module's."""
+    def _imported(self, name: str, is_read: bool) -> list[tuple[str, str]]:
+        """Module and member of a name: of none where it is the scopes' own, empty ones where it is the module's."""
         for depth, scope in enumerate(reversed(self.scopes)):
             if scope.is_class and depth:
                 continue
             if name in scope.outside:
-                return None
+                break
             if name in scope.imports:
                 return scope.imports[name]
-            if name in scope.names:
-                return False
-        return None
+            if name in scope.names and not (scope.is_class and is_read and name in self.reader.known):
+                return []  # a class's body reads the module's name until it has its own: size = size
+        return [("", "")]
 
     def _name(self, node: ast.Name | ast.Attribute) -> bool:
         """Writes what is outside as a reference. False where there is more to write."""
@@ -488,7 +570,20 @@ class _Writer:
                 return True
             return False
         self.tokens.append(found)
+        for module, member in self._imported(found.name, True)[1:]:  # one import or the other: which, is not known
+            self.tokens.append(Ref(found.name, found.attributes, module, member))
+        self._by_name(node, found)
         return True
+
+    def _by_name(self, node: ast.Name | ast.Attribute, found: Ref) -> None:
+        """Notes names that lead to what nobody can read beforehand."""
+        dotted = self._dotted(found)
+        if dotted in (*IMPORTERS, "importlib", "runpy"):  # handed about
+            self._refuse(node, "An import takes")
+        elif dotted == LOADED or dotted.startswith(f"{LOADED}."):
+            self._refuse(node, "A loaded module is asked for by")
+        elif dotted in ("globals", "eval", "exec") and found.name not in self.reader.known:
+            self.tokens.append(Ref(ALL))
 
     def _call(self, node: ast.Call) -> bool:
         """Notes calls that lead to other files. True where the call is written by that."""
@@ -506,8 +601,9 @@ class _Writer:
     def _full(self, node: ast.AST) -> str:
         """The dotted name of what is called, as far as imports tell."""
         found = self.ref(node)
-        if found is None:
-            return ""
+        return self._dotted(found) if found else ""
+
+    def _dotted(self, found: Ref) -> str:
         bound = (
             (found.module, found.member) if found.module else (self.reader.bindings.get(found.name) or [("", "")])[0]
         )
@@ -520,11 +616,38 @@ class _Writer:
             self.modules.append(named)
             self.tokens.append(Ref(named, (), named, ""))
             return True
+        self._refuse(node, "An import takes")
+        return False
+
+    def _refuse(self, node: ast.expr, law: str) -> None:
         self.problems.append(
-            "An import takes a name in quotes, for a key holds the module's code, but "
+            f"{law} a name in quotes, for a key holds the module's code, but "
             f"line {node.lineno} of {self.reader.path} has {ast.unparse(node)}. Write the name there."
         )
-        return False
+
+    def _loaded(self, node: ast.AST) -> bool:
+        """Writes what is found among the modules that are loaded: sys.modules["NAME"]. False where there is more."""
+        if isinstance(node, ast.Attribute) and node.attr == "__doc__" and self._asks_loaded(node.value):
+            self.tokens.append("words")  # are in no key
+        elif isinstance(node, ast.Compare) and self._full(node.comparators[0]) == LOADED:
+            self.write(node.left)
+        elif (name := self._asks_loaded(node)) is None:
+            return False
+        elif text := _text(name):
+            self.tokens.append(Ref(text, (), text))
+        elif _last(name) == "__name__":
+            self.tokens.append(Ref(ALL))
+        else:
+            self._refuse(node, "A loaded module is asked for by")  # type: ignore[arg-type]
+        return True
+
+    def _asks_loaded(self, node: ast.AST) -> ast.expr | None:
+        """The name of the module that an expression asks for."""
+        if isinstance(node, ast.Subscript) and self._full(node.value) == LOADED:
+            return node.slice
+        if isinstance(node, ast.Call) and node.args and self._full(node.func) == f"{LOADED}.get":
+            return node.args[0]
+        return None
 
     def _resource(self, node: ast.Call) -> None:
         named = [*node.args, *(keyword.value for keyword in node.keywords)]

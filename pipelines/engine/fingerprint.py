@@ -8,12 +8,13 @@ which order a file has them. Statements that do something when a module is impor
 imported on the way; where a module itself is handed about, all of it counts.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from components.errors import UsageError
 from pipelines.engine import code
-from pipelines.engine.definitions import Definition, Ref, Source, digest_of
+from pipelines.engine.definitions import ALL, Definition, Ref, Source, digest_of
 
 IN_NO_KEY = (
     "components.runtime",
@@ -29,6 +30,22 @@ IN_NO_KEY = (
 PLOTTING = "components.plotting"
 OWN_PIPELINE = "rayfield_"
 """what the module of a pipeline of one's own begins with: its steps are in keys as any other's"""
+
+OF_A_MODULE = ("__name__", "__package__", "__path__", "__spec__", "__doc__")
+"""what Python gives a module"""
+PURE = (
+    *("super", "abc", "contextlib", "dataclasses", "enum", "functools", "typing", "typing_extensions"),
+    *("numba.njit", "numba.jit", "numba.vectorize", "numba.guvectorize"),
+    *("torch.no_grad", "torch.inference_mode", "torch.enable_grad"),
+)
+"""decorators that are nobody's business but the function's that they mark"""
+OWN_PURE = (("components.kernels.compiled", "kernel"),)
+READS = ("items", "keys", "values", "get", "copy", "format", "join", "split", "match", "search", "[]")
+"""what is asked of a value without changing it"""
+ACTS = re.compile("_?(set|seed|manual_seed|register|use|install|enable|disable|patch|add|insert|push|update|exec)")
+"""what functions of packages are called that change something of theirs"""
+SUBCLASSES = "__subclasses__"
+HOOKS = ("__init__", "__new__", "__post_init__")
 
 Root = tuple[str, str]
 """module and name"""
@@ -73,8 +90,10 @@ class _Walk:
     """(module, name) -> its place; a name of "" is the whole module"""
     waiting: list[tuple[str, str]] = field(default_factory=list)
     texts: dict[int, str] = field(default_factory=dict)
-    done: set[tuple[str, int]] = field(default_factory=set)
+    done: set[tuple[str, int, str]] = field(default_factory=set)
     """statements of modules that were followed"""
+    asks: bool = False
+    """whether anything asks for the classes that are made from another"""
     said: list[str] = field(default_factory=list)
     """their texts"""
     imported: dict[str, None] = field(default_factory=dict)
@@ -109,15 +128,26 @@ class _Walk:
         if source is None:
             return self._outside(f"{module}.{name}", attributes)
         if name in source.definitions:
-            return f"#{self.number(module, name)}{rest}"
-        bound = source.bindings.get(name, ()) if (module, name) not in seen else ()
+            said = f".{name}" if {"__name__", "__qualname__"} & {*attributes} else ""
+            return f"#{self.number(module, name)}{said}{rest}"
+        bound = [*source.bindings.get(name, ()), *self._stars(module, name)] if (module, name) not in seen else []
         if bound:  # of `try: import a as x` and `except ImportError: import b as x` both may be what it stands for
             return "|".join(self._bound(*one, attributes, seen | {(module, name)}) for one in bound)
-        for star in source.stars if (module, name) not in seen else ():
-            return self.reach(star, name, attributes, seen | {(module, name)})
+        if name in OF_A_MODULE:
+            return f"{module}.{name}"
         if self._is_module(f"{module}.{name}"):
             return self._of_module(f"{module}.{name}", attributes, seen)
         return f"#{self.number(module, '')}.{name}{rest}"  # made while it runs: all of the module counts
+
+    def _stars(self, module: str, name: str, seen: frozenset[str] = frozenset()) -> list[Root]:
+        """The modules of `from x import *` that may have a name, with it."""
+        source, found = self.source(module), list[Root]()
+        for star in source.stars if source and module not in seen else ():
+            there = self.source(star)
+            if there is None or name in there.definitions or name in there.bindings:
+                found.append((star, name))
+            found += self._stars(star, name, seen | {module})
+        return found
 
     def _bound(self, module: str, member: str, attributes: tuple[str, ...], seen: frozenset[Root]) -> str:
         """What an import binds."""
@@ -173,12 +203,21 @@ class _Walk:
                 self.texts[number] = self._own(module, name)
             else:
                 self.texts[number] = self._whole(module)
+            if not self.waiting:
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Of a package that is handed about, the modules that were imported are handed about as well."""
+        whole = tuple(f"{module}." for module, name in self.numbers if not name)
+        for module in sorted(name for name in self._imported_modules() if name.startswith(whole)) if whole else ():
+            self.number(module, "")
 
     def _own(self, module: str, name: str) -> str:
         """What defines a name; where an import may bind it too, that as well."""
         source = self.source(module)
         assert source is not None
-        bound = (self._bound(*one, (), frozenset({(module, name)})) for one in source.bindings.get(name, ()))
+        others = (*source.bindings.get(name, ()), *self._stars(module, name))
+        bound = (self._bound(*one, (), frozenset({(module, name)})) for one in others)
         return " ".join([*(self.written(module, one) for one in source.definitions[name]), *bound])
 
     def _whole(self, module: str) -> str:
@@ -195,6 +234,9 @@ class _Walk:
         for problem in one.problems:
             raise UsageError(problem)
         self.resources |= set(one.resources)
+        self.asks |= any(
+            SUBCLASSES in token.attributes if isinstance(token, Ref) else SUBCLASSES in token for token in one.tokens
+        )
         for name in one.modules:
             self.imports(name)
         package = module.rpartition(".")[0]
@@ -208,12 +250,12 @@ class _Walk:
             return token
         if token.module:
             return self._bound(token.module, token.member, token.attributes, frozenset())
+        if token.name == ALL:
+            return f"#{self.number(module, '')}"
         source = self.source(module)
         assert source is not None
-        if token.name in source.definitions or token.name in source.bindings:
+        if token.name in source.definitions or token.name in source.bindings or self._stars(module, token.name):
             return self.reach(module, token.name, token.attributes)
-        for star in source.stars:
-            return self.reach(star, token.name, token.attributes)
         return ".".join([f"builtin:{token.name}", *token.attributes])
 
     def text(self, tokens: Iterable[str]) -> str:
@@ -228,55 +270,117 @@ class _Walk:
             self.imported.setdefault(".".join(parts[:n]))
 
     def statements(self) -> list[tuple[str, Definition]]:
-        """What is done when the modules on the way are imported, and was not followed yet; in an order of its own."""
-        found = [one for module in self._imported_modules() for one in self._does(module)]
-        found.sort(key=lambda pair: (pair[1].digest, pair[0]))
-        return found
+        """
+        What is done when the modules on the way are imported, and was not followed yet.
 
-    def _imported_modules(self) -> Iterator[str]:
-        waiting, seen = list(self.imported), set[str]()
+        Of one module in its order; the modules in an order of their own, for names are in no key.
+        """
+        groups = [(module, found) for module in self._imported_modules() if (found := list(self._does(module)))]
+        groups.sort(key=lambda group: ([one.digest for one in group[1]], group[0]))
+        return [(module, one) for module, found in groups for one in found]
+
+    def _imported_modules(self) -> list[str]:
+        waiting, seen, found = list(self.imported), set[str](), list[str]()
         while waiting:
             module = waiting.pop()
-            if module in seen or self.is_left_out(module):
-                continue
+            source = None if module in seen or self.is_left_out(module) else self.source(module)
             seen.add(module)
-            source = self.source(module)
             if source is not None:
-                yield module
+                found.append(module)
                 for name in source.imports:
                     parts = name.split(".")
                     waiting += [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+        return found
 
-    def _does(self, module: str) -> Iterator[tuple[str, Definition]]:
+    def _does(self, module: str) -> Iterator[Definition]:
         source = self.source(module)
         assert source is not None
-        marked = [one for found in source.definitions.values() for one in found if one.decorators]
-        for place, one in enumerate([*source.statements, *marked]):
-            if (module, place) not in self.done and (not one.decorators or self._registers(module, one)):
-                self.done.add((module, place))
-                yield module, one
+        made = [one for found in source.definitions.values() for one in found if self._acts(module, one)]
+        for one in sorted([*source.statements, *made], key=lambda one: (one.place, one.name)):
+            if (module, one.place, one.name) not in self.done:
+                self.done.add((module, one.place, one.name))
+                yield one
 
-    def _registers(self, module: str, one: Definition) -> bool:
-        """Whether a definition is marked by a function of the project's, which may do anything with it."""
-        for mark in one.decorators:
-            target, member = (mark.module, mark.member) if mark.module else (module, mark.name)
-            source = self.source(target)
-            for _ in range(9):  # as far as it is only passed on
-                if source is None or member in source.definitions or member not in source.bindings:
-                    break
-                target, member = source.bindings[member][0]
-                if not member and mark.attributes:
-                    member = mark.attributes[0]
-                source = self.source(target)
-            if source is not None and member in source.definitions and not self.is_left_out(target):
-                return True
-        return False
+    def _acts(self, module: str, one: Definition) -> bool:
+        """Whether a definition does more than to define its name: whoever imports the module has that done."""
+        return (
+            one.acts
+            or any(self._is_act(*found) for call in one.calls for found in self._targets(module, call))
+            or any(self._is_mark(*found) for mark in one.marks for found in self._targets(module, mark))
+            or any(self._is_told(*found) for base in one.bases for found in self._targets(module, base))
+        )
+
+    def _targets(
+        self, module: str, asked: Ref, seen: frozenset[Root] = frozenset()
+    ) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """Module, name and what is asked of it, of all that a name may stand for; no module for what no file has."""
+        source = self.source(module)
+        if source is None or (module, asked.name) in seen:
+            yield "", f"{module}.{asked.name}", asked.attributes
+            return
+        bound = [*source.bindings.get(asked.name, ()), *self._stars(module, asked.name)]
+        if asked.name in source.definitions:
+            yield module, asked.name, asked.attributes
+        elif not bound:
+            yield "", asked.name, asked.attributes
+        for target, member in bound:
+            rest = asked.attributes
+            while not member and rest and self._is_module(f"{target}.{rest[0]}"):
+                target, rest = f"{target}.{rest[0]}", rest[1:]
+            if not member and rest:
+                member, rest = rest[0], rest[1:]
+            yield from self._targets(target, Ref(member, rest), seen | {(module, asked.name)})
+
+    def _is_act(self, module: str, name: str, asked: tuple[str, ...]) -> bool:
+        """Whether a call may change something besides what it returns."""
+        if not module:
+            return bool(ACTS.match([name.rpartition(".")[2], *asked][-1])) and ("." in name or name[3:] == "attr")
+        if self.is_left_out(module):
+            return False
+        return any(self._may_act(module, one, asked) for one in self._definitions(module, name))
+
+    def _definitions(self, module: str, name: str) -> tuple[Definition, ...]:
+        source = self.source(module)
+        return source.definitions.get(name, ()) if source else ()
+
+    def _may_act(self, module: str, one: Definition, asked: tuple[str, ...]) -> bool:
+        if one.is_class and not asked:
+            return any(found.has(*HOOKS) for _, found in self._line(module, one))
+        return one.is_function or not (asked and asked[-1] in READS)
+
+    def _is_mark(self, module: str, name: str, asked: tuple[str, ...]) -> bool:
+        """Whether a decorator may do anything with what it marks."""
+        if module:
+            return not self.is_left_out(module) and (module, name) not in OWN_PURE
+        dotted = ".".join([name, *asked])
+        return "." in dotted and not any(dotted == one or dotted.startswith(f"{one}.") for one in PURE)
+
+    def _is_told(self, module: str, name: str, asked: tuple[str, ...]) -> bool:
+        """Whether a base class or a metaclass may do anything with a class that is made from it."""
+        if not module or self.is_left_out(module):
+            return name == "type"
+        return self.asks or any(
+            Ref("type") in one.bases
+            or any(self._is_mark(*found) for call in one.told for found in self._targets(at, call))
+            for made in self._definitions(module, name)
+            for at, one in self._line(module, made)
+        )
+
+    def _line(
+        self, module: str, one: Definition, seen: frozenset[Root] = frozenset()
+    ) -> Iterator[tuple[str, Definition]]:
+        """A class and those of the project that it is made from, with their modules."""
+        yield module, one
+        for base in one.bases:
+            for target, name, _ in self._targets(module, base):
+                for made in self._definitions(target, name) if target and (target, name) not in seen else ():
+                    yield from self._line(target, made, seen | {(target, name)})
 
     def follow_one(self, found: tuple[str, Definition]) -> None:
         """Reads what a module does when it is imported."""
         module, one = found
-        if one.name:
-            self.said.append(f"#{self.number(module, one.name)}")
+        if one.name:  # whatever marks it may ask for its name
+            self.said.append(f"{one.name} #{self.number(module, one.name)}")
             return
         self.said.append(self.written(module, one))
         self.listing.setdefault(module, {}).update(one.parts)

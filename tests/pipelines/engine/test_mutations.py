@@ -295,6 +295,82 @@ def test_no_mutation_of_words_or_of_what_is_not_used_changes_any_key(project, na
     assert changed(before, said(ALL)) == set()
 
 
+KERNELS = {
+    "components/kernels/__init__.py": "",
+    "components/kernels/compiled.py": "def kernel(function):\n    return function\n",
+    "components/kernels/fast.py": """from components.kernels.compiled import kernel
+
+
+@kernel
+def used(n):
+    return n + 1
+
+
+@kernel
+def unused(n):
+    return n + 5
+""",
+}
+
+
+def test_a_kernel_is_in_the_keys_of_what_calls_it_alone_and_so_is_how_it_is_compiled(project):
+    for name, text in KERNELS.items():
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(text)
+    mutate(
+        project, "components/steps/load.py", "import json\n", "import json\nfrom components.kernels.fast import used\n"
+    )
+    mutate(project, "components/steps/load.py", "rows[1:]", "used(rows)")
+    before = said(ALL)
+    mutate(project, "components/kernels/fast.py", "n + 5", "n + 6")
+    assert changed(before, said(ALL)) == set()
+
+    mutate(project, "components/kernels/fast.py", "n + 1", "n + 2")
+    assert changed(before, after := said(ALL)) == {LOAD}
+    mutate(project, "components/kernels/compiled.py", "return function", "return function or print")
+    assert changed(after, said(ALL)) == {LOAD}
+
+
+MARKS = {
+    "a package's": ("from numba.extending import overload", "@overload(len)"),
+    "a module's of the project": ("from components import marks", "@marks.noted"),
+    "one that is computed": ("from components.marks import TABLE", '@TABLE.get("noted")'),
+    "one of a table": ("from components.marks import TABLE", '@TABLE["noted"]'),
+    "one that a call gives": ("from components.marks import noted", "@noted(print).again"),
+}
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_what_is_marked_by_whatever_may_note_it_elsewhere_counts_where_its_module_is_imported(project, mark):
+    """numba compiles what `overload` marks in the place of what it names: no call leads there."""
+    imports, line = MARKS[mark]
+    mutate(project, "components/marked.py", "from components.marks import noted", imports)
+    mutate(project, "components/marked.py", "@noted", line)
+    before = said(ALL)
+    mutate(project, "components/marked.py", "return 1", "return 2")
+
+    assert changed(before, said(ALL)) == {JUDGE}
+
+
+@pytest.mark.parametrize(
+    ("imports", "line"),
+    [
+        ("import functools", "@functools.cache"),
+        ("from contextlib import contextmanager as managed", "@managed"),
+        ("from numba import njit", "@njit(cache=True)"),
+        ("import torch", "@torch.no_grad()"),
+        ("import abc", "@staticmethod"),
+    ],
+)
+def test_what_is_marked_by_what_notes_nothing_counts_where_it_is_reached(project, imports, line):
+    mutate(project, "components/marked.py", "from components.marks import noted", imports)
+    mutate(project, "components/marked.py", "@noted", line)
+    before = said(ALL)
+    mutate(project, "components/marked.py", "return 1", "return 2")
+
+    assert changed(before, said(ALL)) == set()
+
+
 def test_a_function_that_is_moved_to_another_file_and_renamed_changes_no_key(project):
     before = said(ALL)
     (project / "components/deep/factors.py").write_text("DOUBLE = 2\n\n\ndef doubled(n):\n    return n * DOUBLE\n")
@@ -594,6 +670,14 @@ REAL = {
     "a kernel": ("components/kernels/voxels.py", "SLACK = 1e-9", "SLACK = 1e-8", {"voxnet"}),
     "the rasteriser of views": ("components/kernels/raster.py", "MARGIN = 1e-6", "MARGIN = 1e-5", {"gan", "gaussians"}),
     "the rasteriser of splats": ("components/kernels/splatting.py", "SHARE = 4096", "SHARE = 2048", {"gaussians"}),
+    "what numba compiles in a function's place": (
+        "components/kernels/splatting.py",
+        "range(7, -1, -1)",
+        "range(8, -1, -1)",
+        {"gaussians"},
+    ),
+    "how kernels are compiled": ("components/kernels/compiled.py", "nogil=True", "nogil=False", EVERY),
+    "where compiled kernels are kept": ("components/runtime/compilation_cache.py", "KEPT = 90", "KEPT = 9", set()),
     "a layer": ("components/layers/ssim.py", "SIZE, SIGMA = 11, 1.5", "SIZE, SIGMA = 13, 1.5", {"gaussians"}),
     "a constant of a layer": ("components/layers/splats.py", "NEAR = ", "NEAR = 2 * ", {"gaussians"}),
     "a representation": (
@@ -606,7 +690,7 @@ REAL = {
     "what a family is": ("components/family.py", "return one > other if", "return one >= other if", EVERY),
     "the loop": ("components/training.py", "self.state.pieces *= 2", "self.state.pieces *= 3", EVERY),
     "a decoder, through the table": ("components/packed.py", "is_new = codes == 0", "is_new = codes == 1", EVERY),
-    "the splits, through the table": ("components/source.py", '"val/"', '"held/"', EVERY),
+    "the splits, through the table": ("components/source.py", '"test" if place < 1', '"test" if place < 2', EVERY),
     "a shard's size, through the table": ("components/steps/preprocess.py", "SHARD = 32", "SHARD = 64", EVERY),
     "the training step": ("components/steps/train.py", "PARTS = 10", "PARTS = 5", EVERY),
     "another step": ("components/steps/card.py", "Tested on", "Judged on", set()),
