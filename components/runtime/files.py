@@ -12,7 +12,6 @@ import getpass
 import hashlib
 import os
 import re
-import tempfile
 import time
 import uuid
 from contextlib import suppress
@@ -222,6 +221,8 @@ def scratch_root() -> Path:
 
 def _temporary() -> Path:
     """A folder that nobody else may write into."""
+    import tempfile  # with what it imports: commands that only read go without it
+
     folder = Path(tempfile.gettempdir()) / f"rayfield-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():

@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from components.errors import RayfieldError, UsageError
-from components.runtime import reach
 from components.runtime.crash import point
 
 T = TypeVar("T")
@@ -90,6 +89,8 @@ def check(address: str) -> None:
         if type(error).__module__.startswith("botocore"):  # of keys: the command line knows what to do
             raise
         if is_transient(error):
+            from components.runtime import reach
+
             raise Unreachable(
                 f"{_server(address)} must answer, but {reach.words(error)}. Run again when it does."
             ) from error
@@ -101,6 +102,8 @@ def check(address: str) -> None:
 
 def _silent(address: str) -> str:
     """Why no server answers at an address, where that can be asked without its client."""
+    from components.runtime import reach  # with ssl and http: a third of what a command with nothing to do takes
+
     protocol = address.partition("://")[0].rpartition("::")[2]
     if protocol in ("s3", "s3a"):
         endpoint = _endpoint()

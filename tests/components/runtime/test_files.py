@@ -5,6 +5,7 @@ Files by their contents.
 import errno
 import getpass
 import os
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -219,7 +220,7 @@ def test_without_a_home_it_lies_in_a_temporary_folder_that_is_ones_own(home, tmp
     monkeypatch.setenv("HOME", home or "")
     if home is None:
         monkeypatch.setattr(files.Path, "home", raised)
-    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
 
     assert files.scratch_root() == tmp_path / f"rayfield-{os.getuid()}"
     assert files.scratch_root().stat().st_mode & 0o777 == 0o700
@@ -233,7 +234,7 @@ def test_a_temporary_folder_that_another_laid_out_is_refused(tmp_path, monkeypat
     """A link would send what is written to where its maker likes."""
     monkeypatch.delenv("RAYFIELD_CACHE")
     monkeypatch.setenv("HOME", "/nonexistent")
-    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"rayfield-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
 
