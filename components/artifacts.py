@@ -185,5 +185,5 @@ class Model:
 
     def describe(self) -> str:
         of = f" ({self.what})" if self.what else ""
-        alias = " is champion" if self.verdict == "PROMOTE" else f": {self.verdict} ({'; '.join(self.reasons)})"
+        alias = " became champion" if self.verdict == "PROMOTE" else f": {self.verdict} ({'; '.join(self.reasons)})"
         return f"{self.name} version {self.version}{of}{alias}"

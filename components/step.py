@@ -100,8 +100,10 @@ class Step:
         aside: tuple[str, ...],
         spreads: bool = False,
         strict: bool = False,
+        registers: bool = False,
     ) -> None:
-        self.function, self.outputs, self.aside, self.spreads, self.strict = function, outputs, aside, spreads, strict
+        self.function, self.outputs, self.aside, self.spreads = function, outputs, aside, spreads
+        self.strict, self.registers = strict, registers
         self.name = function.__name__
         self.module = function.__module__
         self.signature = inspect.signature(function)
@@ -156,17 +158,19 @@ def step(
     aside: tuple[str, ...] = (),
     spreads: bool = False,
     strict: bool = False,
+    registers: bool = False,
 ) -> Any:
     """
     Makes a step.
 
     `outputs` names several results; `aside` names what the result does not depend on. A step that `spreads` has its
     work done by other processes; any other takes a CPU while it runs. A `strict` step fails where it reads a file, a
-    variable or a module that its key does not hold; of any other the manifest names it.
+    variable or a module that its key does not hold; of any other the manifest names it. One that `registers` gives a
+    `Model`, a version in MLflow: a kept one is looked for there, and made anew where it is not.
     """
     if function is not None:
         return Step(function, (), ())
-    return lambda made: Step(made, outputs, aside, spreads, strict)
+    return lambda made: Step(made, outputs, aside, spreads, strict, registers)
 
 
 class HandleError(UsageError):

@@ -6,7 +6,9 @@ commands that need them.
 """
 
 import importlib
+import io
 import os
+import sys
 import traceback
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -65,6 +67,7 @@ class Main(click.Group):
                     formatter.write_dl(rows[section])
 
     def invoke(self, ctx: click.Context) -> Any:
+        _never_stumble()
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
@@ -81,6 +84,12 @@ class Main(click.Group):
         if args and args[0] not in known:
             raise UsageError(f"No command {args[0]!r}.{nearest(args[0], known)} `rayfield --help` lists all.")
         return super().resolve_command(ctx, args)
+
+
+def _never_stumble() -> None:
+    """Lets stdout write what the terminal's encoding has not, such as the ± of a score, as stderr does: escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _words(error: Exception) -> str:

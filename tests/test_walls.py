@@ -114,6 +114,32 @@ def test_the_project_imports_by_whole_names():
     assert [name_of(p) for p in python("components") + python("pipelines") if list(relative(p))] == []
 
 
+def test_text_is_utf_8_whatever_the_locale():
+    """But for what reads the same in every encoding: code.py's, a lock of ASCII."""
+    found = [place for folder in ("components", "pipelines", "infra") for p in python(folder) for place in by_locale(p)]
+
+    assert [place for place in found if not place.startswith("pipelines/engine/code.py")] == []
+
+
+def by_locale(path: Path) -> Iterator[str]:
+    """The calls of a file that read or write text as the locale has it."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Call) and is_text(node) and not {k.arg for k in node.keywords} & {"encoding", None}:
+            yield f"{name_of(path)}:{node.lineno} {ast.unparse(node)}"
+
+
+def is_text(node: ast.Call) -> bool:
+    name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+    texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    if name == "read_text":
+        return not texts  # that of a package's metadata takes a name
+    if name in ("open", "fdopen"):
+        built_in = isinstance(node.func, ast.Name)
+        modes = [text for text in texts if set(text) <= set("rwxabt+")]
+        return bool(modes or built_in) and not any("b" in mode for mode in modes)
+    return name == "write_text" or any(k.arg in ("text", "universal_newlines") for k in node.keywords)
+
+
 def test_data_files_are_asked_for_by_a_name_in_quotes():
     """A key holds the bytes of the files that the code names so; a computed name would be in no key."""
     for path in python("components"):

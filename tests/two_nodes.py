@@ -37,7 +37,9 @@ def processes(node: Any) -> list[int]:
 
 
 def main() -> None:
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a unix socket has 107 bytes at most
+    # the path of a unix socket has 107 bytes at most
+    base = os.environ.get("RAY_TMPDIR", "/tmp")
+    folder = tempfile.mkdtemp(prefix="ray-", dir=base)
     # Cluster writes down its address as the one that every `ray.init()` of this machine joins: here, and not for all
     os.environ["RAY_TMPDIR"] = folder
     cluster = start()
@@ -51,7 +53,7 @@ def main() -> None:
         order = line.strip()
         if order == "add":
             # two nodes that unpack a job's project into one folder would pull it from under each other's feet
-            nodes.append(cluster.add_node(num_cpus=CPUS["other"], temp_dir=tempfile.mkdtemp(prefix="ray-", dir="/tmp")))
+            nodes.append(cluster.add_node(num_cpus=CPUS["other"], temp_dir=tempfile.mkdtemp(prefix="ray-", dir=base)))
             say(processes=processes(nodes[-1]), id=nodes[-1].node_id)
         elif order == "kill":
             node = nodes.pop()

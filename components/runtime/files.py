@@ -12,13 +12,15 @@ import getpass
 import hashlib
 import os
 import re
+import tempfile
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from components.errors import DataError, RayfieldError
+from components.errors import DataError, RayfieldError, UsageError
 from components.runtime import places
 from components.runtime.crash import point
 from components.runtime.places import is_remote, write_atomically
@@ -48,55 +50,65 @@ class File:
         cached = scratch_root() / "objects" / self.digest
         if not _is_whole(self.digest, cached):
             write_atomically(cached, self.read())
-            _verified.add(str(cached))
         return cached
 
     def read(self) -> bytes:
         """Its bytes, compared with its digest."""
-        if not is_remote(root()):
-            return self.path().read_bytes()
-        address = f"{root()}/{where(self.digest)}"
-        for _ in range(3):  # what was damaged on the way is read again
-            data = places.read(address)
-            if data is None or digest_of(data) == self.digest:
-                break
-        if data is None:
-            raise self._lost("is gone from")
-        if digest_of(data) != self.digest:
-            raise self._lost("was damaged in")
-        return data
+        return read_object(root(), self)
 
     def _own(self, path: Path) -> Path:
-        """A local object is hashed the first time that a process opens it."""
+        """A local object is hashed when a process opens it first, and when it has been written since."""
         if not path.exists():
-            raise self._lost("is not in")
+            raise lost(root(), self, "is not in")
         if not _is_whole(self.digest, path):
-            raise self._lost("was damaged in")
+            raise lost(root(), self, "was damaged in")
         return path
 
-    def _lost(self, what: str) -> Damaged:
-        set_aside(root(), where(self.digest), self.digest)
-        words = f"The object {self.digest} ({self.name}) {what} {root()}."
-        return Damaged(f"{words} Run the pipeline again to make it anew.")
+
+def read_object(store: str, file: File) -> bytes:
+    """The bytes of an object of a store, compared with its digest."""
+    for _ in range(3):  # what was damaged on the way is read again
+        data = places.read(f"{store}/{where(file.digest)}")
+        if data is None or digest_of(data) == file.digest:
+            break
+    if data is None:
+        raise lost(store, file, "is gone from")
+    if digest_of(data) != file.digest:
+        raise lost(store, file, "was damaged in")
+    return data
 
 
-_verified: set[str] = set()
+def lost(store: str, file: File, what: str) -> Damaged:
+    """The error of an object that is damaged or gone; it is set aside, so that whoever made it makes it anew."""
+    with suppress(OSError):  # of a store that this process may only read
+        set_aside(store, where(file.digest), file.digest)
+    words = f"The object {file.digest} ({file.name}) {what} {store}."
+    return Damaged(f"{words} Run the pipeline again to make it anew.")
+
+
+_verified: dict[str, tuple[int, int, int]] = {}
+"""path -> the size, the time and the number of a file when it was hashed"""
 
 
 def _is_whole(digest: str, path: Path) -> bool:
-    """Whether a file of this machine is what its digest says: it is hashed once a process."""
-    if not path.exists():
+    """Whether a file of this machine is what its digest says: it is hashed once a process, and after each writing."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
         return False
-    if str(path) not in _verified:
+    stamp = found.st_size, found.st_mtime_ns, found.st_ino
+    if _verified.get(str(path)) != stamp:
         if digest_of(path.read_bytes()) != digest:
             return False
-        _verified.add(str(path))
+        _verified[str(path)] = stamp
     return True
 
 
 def set_aside(store: str, name: str, label: str) -> None:
     """Moves what is damaged to damaged/, where people may look at it; of what is gone a note stays there."""
     data = places.read(f"{store}/{name}")
+    if data is not None and digest_of(data) == label:
+        return  # an object that another process has made anew meanwhile
     places.write(f"{store}/damaged/{label}", data or b"")
     places.delete(f"{store}/{name}")
 
@@ -197,8 +209,26 @@ def _of_database(path: Path) -> str:
 
 
 def scratch_root() -> Path:
-    """A folder of this machine for what can be fetched or made again."""
-    return Path(os.environ.get("RAYFIELD_CACHE", Path.home() / ".cache" / "rayfield"))
+    """A folder of this machine for what can be fetched or made again: RAYFIELD_CACHE, or one of the user's own."""
+    if own := os.environ.get("RAYFIELD_CACHE"):
+        return Path(own)
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's user without a name, and HOME unset
+        home = Path("/nonexistent")
+    # a home may be read-only, as services' are; a name of one's own, for others may write there too
+    return home / ".cache" / "rayfield" if os.access(home, os.W_OK) else _temporary()
+
+
+def _temporary() -> Path:
+    """A folder that nobody else may write into."""
+    folder = Path(tempfile.gettempdir()) / f"rayfield-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise UsageError(
+            f"{folder} must be this user's own, but is another's. Set RAYFIELD_CACHE to a folder of yours."
+        )
+    return folder
 
 
 def where(digest: str) -> str:

@@ -11,7 +11,6 @@ import os
 import random
 import socket
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -163,7 +162,7 @@ def touch(address: str, data: bytes) -> None:
         return write(address, data)
     try:
         os.utime(_path(address))
-    except FileNotFoundError:  # removed in this moment
+    except (FileNotFoundError, PermissionError):  # removed in this moment, or another user's: ours takes its place
         write(address, data)
 
 
@@ -315,11 +314,16 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _part(folder: Path) -> tuple[int, str]:
-    """A new file in a folder, which `prune` may remove between its making and ours."""
+    """
+    A new file in a folder, which `prune` may remove between its making and ours.
+
+    Its mode follows the umask: `mkstemp` gives 0600, and a team could not read its own store.
+    """
     for _ in range(5):
         folder.mkdir(parents=True, exist_ok=True)
+        path = str(folder / f".part-{uuid.uuid4().hex}")
         with suppress(FileNotFoundError):
-            return tempfile.mkstemp(dir=folder, prefix=".part-")
+            return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), path
     raise FileNotFoundError(2, "No such file or directory", str(folder))
 
 

@@ -60,6 +60,25 @@ def redacted(value: Any, name: str = "") -> Any:
     return value
 
 
+def hide_in(error: BaseException) -> None:
+    """Redacts the words of an error, and of those that led to it, in place: Ray writes what a worker raises."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            _hide_words(one)
+            waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+
+
+def _hide_words(error: BaseException) -> None:
+    error.args = tuple(redact(one) if isinstance(one, str) else one for one in error.args)
+    for name in ("strerror", "filename", "filename2") if isinstance(error, OSError) else ():
+        value = getattr(error, name)
+        if isinstance(value, str) and redact(value) != value:
+            setattr(error, name, redact(value))
+
+
 def refuse(what: str, text: str, remedy: str) -> None:
     """Ends what was asked for if a text that will be written down holds a secret."""
     if redact(text) != text:

@@ -173,7 +173,9 @@ def download() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         command = ["apt-get", "download", f"{PACKAGE}={VERSION}"]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=600
+            )
         except FileNotFoundError:
             raise DataError(
                 f"The full furniture is a Debian package, but this machine has no apt-get. {REMEDY}"

@@ -11,19 +11,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as load_tensors
 
-from components.runtime.plain import allow, decode
+from components.errors import DataError
+from components.runtime.files import digest_of
+from components.runtime.plain import allow, canonical, decode
 from components.training import load_weights
 
 
 def opened(folder: Path) -> tuple[Any, Any, torch.nn.Module]:
     """The family, the representation and the network that a model's folder holds."""
-    said = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    said, weights = (
+        json.loads((folder / "model.json").read_text(encoding="utf-8")),
+        (folder / "model.safetensors").read_bytes(),
+    )
+    # a model that was registered before these were written down has neither
+    whole = said.pop("seal", None) in (None, seal(said)) and said.get("weights") in (None, digest_of(weights))
+    if not whole:
+        raise DataError(f"A model must be as it was registered, but the one in {folder} is damaged. Fetch it anew.")
     with _own_code(said.get("own", []), folder.parent / "code"):
         family, representation = decode(said["family"]), decode(said["representation"])
         net = family.network()
-    load_weights(net, load_file(folder / "model.safetensors"))
+    load_weights(net, load_tensors(weights))
     return family, representation, net.eval()
 
 
@@ -55,6 +64,11 @@ def _own_code(modules: Sequence[str], folder: Path) -> Iterator[None]:
 def _forget(tops: Container[str]) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] in tops]:
         del sys.modules[name]
+
+
+def seal(said: Mapping[str, Any]) -> str:
+    """The digest of what a model's folder says of it."""
+    return digest_of(canonical({name: value for name, value in said.items() if name != "seal"}).encode())
 
 
 def answer(family: Any, net: torch.nn.Module, question: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

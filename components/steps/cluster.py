@@ -14,6 +14,7 @@ import numpy as np
 
 from components.errors import Infeasible, RayfieldError, UsageError
 from components.runtime import files, places
+from components.runtime.secrets import is_secret
 from components.step import Context
 
 SMALL = 4.0  # seconds of work below which Ray Data costs more than it saves: its first job takes 11 CPU seconds
@@ -125,6 +126,18 @@ def quiet() -> None:
     settings = ray.data.DataContext.get_current()
     settings.enable_progress_bars = False
     settings.execution_options.preserve_order = True
+
+
+def keep_secrets_from_trials() -> None:
+    """
+    Has Ray Tune tell its trials no secret: it copies AWS's keys into each one's runtime_env, which Ray's logs show.
+
+    A local Ray's workers have the variables of this process anyway, and the nodes of a cluster have their own. The
+    variables stay where they are meanwhile: who writes to a bucket, and who redacts the logs, reads them.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not is_secret(name)}
 
 
 def on_workers(

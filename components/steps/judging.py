@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import Checkpoint, Gate, Scores
-from components.runtime.files import digest_of
+from components.runtime.files import Damaged, digest_of
 from components.runtime.plain import canonical, encode
 from components.runtime.secrets import redact
 from components.source import Asset
@@ -169,7 +169,7 @@ def _measured(scores: Scores, champion: Champion, context: Context) -> Compared:
         names = unseen(scores, read_beside(folder))
         theirs = measure(scores, opened(folder), names, context)
         ours = as_it_is if len(names) == len(listed(scores)) else measure(scores, _own(scores), names, context)
-    except (Incomparable, MemoryError):
+    except (Incomparable, Damaged, MemoryError):
         raise
     except Exception as error:  # its code, its weights or the data are gone: whatever it was, it cannot be measured
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):

@@ -12,8 +12,10 @@ from typing import Any
 from components.errors import DataError, RayfieldError, UsageError
 from components.family import Family, Goal
 from components.runtime import files
+from components.runtime.files import Damaged
 from components.space import Choice, Integer, LogUniform
 from components.step import Context
+from components.steps.cluster import keep_secrets_from_trials
 from components.steps.stream import judged
 from components.table import Table
 from components.training import Learner, evaluate
@@ -27,6 +29,7 @@ def search(family: Family, table: Table, trials: int, context: Context) -> list[
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
+    keep_secrets_from_trials()
     store, goal = files.told(), family.goal
 
     def trainable(config: dict[str, Any]) -> None:
@@ -86,13 +89,13 @@ def own_errors(errors: Mapping[Any, BaseException]) -> dict[Any, RayfieldError]:
     """
     What is wrong with the trials themselves: a field's value, or the data.
 
-    Anything else is raised again: a worker that died or memory that ran out would narrow the search for good, and the
-    step is tried again where that may help; what others have scored is kept.
+    Anything else is raised again: a worker that died, memory that ran out or a damaged object would narrow the search
+    for good, and the step is tried again where that may help; what others have scored is kept.
     """
     own: dict[Any, RayfieldError] = {}
     for trial, error in errors.items():
         cause = getattr(error, "cause", None) or error
-        if not isinstance(cause, UsageError | DataError):
+        if isinstance(cause, Damaged) or not isinstance(cause, UsageError | DataError):
             raise cause
         own[trial] = cause
     return own

@@ -39,7 +39,7 @@ from components.steps.upload import uploaded
 OPEN = Gate()
 
 
-@step(strict=True)
+@step(strict=True, registers=True)
 def register(scores: Scores, *, name: str, gate: Gate = OPEN, force: bool = False, context: Context) -> Model:
     """
     Registers the checkpoint behind some scores as a version of the model `name`.

@@ -62,6 +62,7 @@ def client() -> Any:
         # six processes that open a fresh database at once: five crash in its migrations
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
+            path.touch()  # SQLite would make it 0644 at most, and a team with umask 002 could not share it
             _check_database(path)
             api = mlflow.MlflowClient(uri, uri)
             api.search_experiments(max_results=1)

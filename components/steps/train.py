@@ -21,11 +21,12 @@ from torch import Tensor
 from components.artifacts import Checkpoint
 from components.errors import DataError, UsageError
 from components.family import Family
-from components.runtime import files, places
+from components.runtime import files
 from components.runtime.crash import point
 from components.runtime.files import keep
 from components.step import Context, step
 from components.steps import stream
+from components.steps.checkpoints import Checkpoints
 from components.steps.cluster import Workers, check_workers, on_workers
 from components.steps.preprocess import Streamed, Work
 from components.steps.seen import seen
@@ -180,19 +181,23 @@ class Log:
     count: int = 0
     pieces: int = 1
     """that a batch was cut into, where memory ran out"""
+    saved: Checkpoints = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.saved = Checkpoints(self.context.scratch)
 
     @classmethod
     def resume(cls, context: Context, family: Family, learner: Learner) -> "Log":
-        """Loads the last checkpoint of the step's scratch into the learner, if there is one."""
+        """Loads the last whole checkpoint of the step's scratch into the learner, if there is one."""
         log = cls(context, family, learner.world.rank)
-        state = places.read(f"{context.scratch}/state.safetensors")
-        if state is None:
+        parts = log.saved.latest(learner.world)
+        if parts is None:
             return log
-        learner.load(state)
-        said = json.loads(places.read(f"{context.scratch}/log-{learner.state.step}.json") or b"{}")
+        learner.load(parts["state"])
+        said = json.loads(parts["log"])
         log.lines, log.chosen = said["lines"], said["chosen"]
         log.best_score = said["best_score"] if said["best_score"] is not None else float("nan")
-        log.best = places.read(f"{context.scratch}/best-{log.chosen}.safetensors") if log.chosen else None
+        log.best = parts.get("best")
         return log
 
     def update(self, step: int, logged: Mapping[str, Tensor]) -> None:
@@ -264,19 +269,15 @@ class Log:
             self.context.figure(name, drawn[name], step=step)
 
     def save(self, learner: Learner) -> None:
-        """Writes what a restart needs; the state last, since it says which of the others belong to it."""
+        """Writes what a restart needs."""
         if self.rank:
             return
-        scratch, step = self.context.scratch, learner.state.step
-        if self.best:
-            places.write(f"{scratch}/best-{self.chosen}.safetensors", self.best)
-            point("train: the best weights are saved, not the curves")
+        step = learner.state.step
         score = None if self.best_score != self.best_score else self.best_score
         said = {"lines": self.lines, "chosen": self.chosen, "best_score": score}
-        places.write(f"{scratch}/log-{step}.json", json.dumps(said).encode())
-        point("train: the curves are saved, not the state")
-        places.write(f"{scratch}/state.safetensors", learner.dump())
-        point("train: the state is saved")
+        best = {"best": (f"best-{self.chosen}.safetensors", self.best)} if self.best else {}
+        log = {"log": (f"log-{step}.json", json.dumps(said).encode())}
+        self.saved.add(step, {**best, **log, "state": (f"state-{step}.safetensors", learner.dump())})
 
     def finish(self, learner: Learner) -> None:
         """Keeps the files that a person takes away."""

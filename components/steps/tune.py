@@ -23,6 +23,7 @@ from components.runtime import files
 from components.runtime.crash import point
 from components.source import chance
 from components.step import Context, step
+from components.steps.cluster import keep_secrets_from_trials
 from components.steps.optuna_search import own_errors
 from components.steps.optuna_search import search as long_search
 from components.steps.stream import judged
@@ -344,6 +345,7 @@ def _on_tune(wanted: Mapping[Any, TrialRun], name: str, table: Table, context: C
     """Runs them; what comes back is why some of them did not end."""
     from ray import tune as ray_tune
 
+    keep_secrets_from_trials()
     store, places = files.told(), list(wanted)
 
     def trainable(config: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from components.runtime.files import tracking_uri
 from components.runtime.imports import files
 from components.runtime.plain import classes, encode
 from components.steps import seen
-from components.steps.answering import answer
+from components.steps.answering import answer, seal
 from components.steps.card import model_card
 from components.steps.registry import experiment
 
@@ -62,14 +62,15 @@ def upload(run: str, scores: Scores, checkpoint: Checkpoint, name: str, key: str
     import mlflow
 
     question, parts = example(scores), written(folder / "parts", checkpoint, key)
-    (folder / "parts" / "MODEL_CARD.md").write_text(model_card(scores, checkpoint, name, key))
+    (folder / "parts" / "MODEL_CARD.md").write_text(model_card(scores, checkpoint, name, key), encoding="utf-8")
     mlflow.set_tracking_uri(tracking_uri())
     with mlflow.start_run(run_id=run):
         point("register: its MLflow run is open, nothing uploaded")
         mlflow.log_metrics({f"test_{n}": v for n, v in scores.test.items() if v == v})
         return mlflow.pyfunc.log_model(
             name=name.replace(".", "-"),  # MLflow takes a registered model's name with a dot, and no logged model's
-            python_model=str(Path(__file__).with_name("served.py")),
+            # MLflow copies modes too: a copy of ours has the one that the umask leaves
+            python_model=str(shutil.copyfile(Path(__file__).with_name("served.py"), folder / "served.py")),
             artifacts={path.name: str(path) for path in sorted(parts.iterdir())},
             code_paths=_code(folder / "code", checkpoint),
             signature=_signature(checkpoint, question),
@@ -87,9 +88,10 @@ def written(folder: Path, checkpoint: Checkpoint, key: str) -> Path:
         "family": encode(checkpoint.family),
         "representation": encode(checkpoint.representation),
         "own": own,
+        "weights": checkpoint.weights.digest,
         "key": key,
     }
-    (folder / "model.json").write_text(json.dumps(said, indent=1))
+    (folder / "model.json").write_text(json.dumps({**said, "seal": seal(said)}, indent=1), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(checkpoint.weights.read())
     if checkpoint.seen is not None:
         (folder / seen.NAME).write_bytes(checkpoint.seen.read())

@@ -66,7 +66,7 @@ def main() -> None:
     DATA.mkdir(parents=True, exist_ok=True)
     rows = packed.write(DATA / "furniture.bin", small_shapes(root, found))
     whole = packed.write(DATA / "textured.bin", textured_shapes(root, [p for p in found if p.id in TEXTURED]))
-    (DATA / "ATTRIBUTION.md").write_text(attribution(rows, whole))
+    (DATA / "ATTRIBUTION.md").write_text(attribution(rows, whole), encoding="utf-8")
     for name, listed in (("furniture.bin", rows), ("textured.bin", whole)):
         faces, size = sum(r["faces"] for r in listed), (DATA / name).stat().st_size
         print(f"{name}: {len(listed)} shapes, {faces} faces, {size} bytes")

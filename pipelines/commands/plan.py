@@ -26,10 +26,11 @@ def plan(ctx: click.Context, pipeline: str, sets: tuple[str, ...], store: str, a
 
 def show_plan(request: Any, store: Any, as_json: bool) -> None:
     from pipelines.engine.forecast import forecast
-    from pipelines.engine.plans import nodes, statuses
+    from pipelines.engine.plans import nodes
+    from pipelines.engine.registered import kept
 
     found = nodes(request, store)
-    seen = forecast(found, statuses(found, store), store)
+    seen = forecast(found, kept(found, store), store)
     if as_json:
         click.echo(json.dumps(seen.said(), indent=1))
     else:

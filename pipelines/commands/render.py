@@ -57,5 +57,5 @@ def k8s(
         return click.echo("---\n".join(found.values()), nl=False)
     out.mkdir(parents=True, exist_ok=True)
     for name, text in found.items():
-        (out / name).write_text(text)
+        (out / name).write_text(text, encoding="utf-8")
         click.echo(f"  {out / name}", err=True)

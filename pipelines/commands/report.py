@@ -2,6 +2,7 @@
 `rayfield report`: a run as one page.
 """
 
+import sys
 import webbrowser
 from pathlib import Path
 
@@ -25,13 +26,16 @@ def report(run: str, out: Path | None, show: bool, store: str) -> None:
     from pipelines.engine.report import write_report
     from pipelines.engine.seeing import find
 
-    name = find(place, run)
+    name, damaged = find(place, run), list[str]()
     if out is None and not place.remote:
-        path = Path(place.address) / write_report(place, name)
+        path = Path(place.address) / write_report(place, name, damaged)
     else:
         path = out or scratch_root() / "reports" / f"{name}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(drawn(place, name))
+        path.write_text(drawn(place, name, damaged=damaged), encoding="utf-8")
     click.echo(str(path.resolve()))
     if show:
         webbrowser.open(path.resolve().as_uri())
+    for words in damaged:
+        click.echo(f"  {words}", err=True)
+    sys.exit(1 if damaged else 0)

@@ -49,16 +49,22 @@ def _help(ctx: click.Context, name: str | None) -> None:
 
 
 def _run(request: Any, store: Any, as_json: bool) -> int:
-    from pipelines.engine.plans import nodes, statuses, verdict
+    from pipelines.engine.plans import nodes, verdict
+    from pipelines.engine.registered import forget_elsewhere, kept
+    from pipelines.engine.seeing import set_damaged_aside
 
     found = nodes(request, store)
-    manifests = statuses(found, store)
+    manifests = kept(found, store)
+    if set_damaged_aside(store, manifests.values(), figures=False):
+        manifests = kept(found, store)
     # a driver that was given its run's name is to end that run, whatever is left to do
     if not all(manifests.values()) or os.environ.get("RAYFIELD_RUN"):
         from pipelines.engine.forecast import check
         from pipelines.engine.running import execute
 
         check(found, manifests)
+        for line in [*set_damaged_aside(store, manifests.values(), figures=True), *forget_elsewhere(found, store)]:
+            click.echo(f"  {line}", err=True)
         return execute(request, found, store, as_json)
     from pipelines.engine.display import results
 

@@ -30,13 +30,14 @@ def show(run: str, store: str, as_json: bool) -> None:
 
 
 def _say(run: Any, store: Any) -> None:
-    from pipelines.engine.display import console, run_tree, unread
+    from pipelines.engine.display import console, noting_damage, run_tree, unread
     from pipelines.engine.seeing import UNREAD, quarantined
 
     screen = console()
     run_tree(run, screen)
     for step in run.steps:
-        unread(quarantined(store, step.manifest), step.title, UNREAD, screen)
+        with noting_damage(screen):
+            unread(quarantined(store, step.manifest), step.title, UNREAD, screen)
         if step.status == "failed":
             click.echo(f"\n  {step.title}\n{_wrong(step.failures[-1])}", err=True)
     _links(run, store)

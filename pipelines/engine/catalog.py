@@ -25,7 +25,7 @@ def _row(path: Path) -> dict[str, Any]:
     doc = ast.get_docstring(ast.parse(path.read_bytes())) or ""
     said = header(doc)
     result = ROOT / "results" / f"{path.stem}.json"
-    held = json.loads(result.read_text()) if result.exists() else None
+    held = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
     measured = "not certified yet: rayfield certify " + path.stem
     if held:
         stale = "" if held["key"] == certificate_key(path.stem) else " (stale: the code has changed since)"

@@ -20,6 +20,7 @@ from components.family import find
 from components.metrics.paired import difference
 from pipelines.engine import pipeline
 from pipelines.engine.catalog import certificate_key, exemption
+from pipelines.engine.clone import of_clone
 from pipelines.engine.code import ROOT
 from pipelines.engine.events import events
 from pipelines.engine.plans import Request, nodes, statuses
@@ -42,6 +43,7 @@ json.dump({k: np.asarray(v).tolist() for k, v in answered.items()}, open(sys.arg
 def certify(name: str, store: Store, folder: Path | None) -> bool:
     """Runs every point, writes results/NAME.json, and says whether all of them hold."""
     find(name)
+    of_clone(ROOT / "tests" / "test_every_family.py", "certify")
     request = Request(pipeline.find("certify"), {"family": name}, {}, {})
     found = nodes(request, store)
     if not all(statuses(found, store).values()):
@@ -66,7 +68,7 @@ def certify(name: str, store: Store, folder: Path | None) -> bool:
     }
     path = (folder or ROOT / "results") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(certificate, indent=1) + "\n")
+    path.write_text(json.dumps(certificate, indent=1) + "\n", encoding="utf-8")
     for number, point in points.items():
         print(f"  {'ok ' if point['ok'] else 'NO '} {number}  {point['found']}", file=sys.stderr)
     return all(point["ok"] for point in points.values())
@@ -84,7 +86,7 @@ def _tests(name: str, chosen: str) -> dict[str, Any]:
     words = []
     for arguments in filter(None, (suite, own)):
         command = [sys.executable, "-m", "pytest", "--no-header", "-p", "no:cacheprovider", *arguments]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
         words.append(ended.stdout.strip().splitlines()[-1])
         if ended.returncode:
             return {"ok": False, "found": "; ".join(words)}
@@ -152,13 +154,13 @@ def _reloads(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     here = answer(scores.checkpoint.family, scores.checkpoint.network(), question)
     with tempfile.TemporaryDirectory() as folder:
         asked, told, script = (Path(folder) / n for n in ("question.json", "answer.json", "ask.py"))
-        asked.write_text(json.dumps({n: (str(v.dtype), v.tolist()) for n, v in question.items()}))
-        script.write_text(RELOAD)
+        asked.write_text(json.dumps({n: (str(v.dtype), v.tolist()) for n, v in question.items()}), encoding="utf-8")
+        script.write_text(RELOAD, encoding="utf-8")
         command = [sys.executable, str(script), tracking_uri(), model["uri"], str(asked), str(told)]
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        ended = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
         if ended.returncode:
             return {"ok": False, "found": ended.stderr.strip().splitlines()[-1]}
-        there = {n: np.array(v) for n, v in json.loads(told.read_text()).items()}
+        there = {n: np.array(v) for n, v in json.loads(told.read_text(encoding="utf-8")).items()}
     worst = max(float(np.abs(here[n].astype(float) - there[n].astype(float)).max()) for n in here)
     return {"ok": worst < 1e-4, "found": f"{model['name']} {model['version']}: answers differ by {worst:.1g}"}
 

@@ -7,6 +7,7 @@ them to MLflow, so a tracking server that does not answer stops nothing, and a k
 
 import io
 import json
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -20,14 +21,14 @@ from components.errors import RayfieldError
 from components.runtime.crash import point
 from components.runtime.files import keep
 from components.runtime.plain import allow, canonical, decode, encode
-from components.runtime.secrets import redacted
+from components.runtime.secrets import hide_in, redacted
 from components.source import Asset, Changed, Source, digest_of
 from pipelines.engine.events import events
 from pipelines.engine.fingerprint import Root
 from pipelines.engine.keys import digest, fingerprint_of, in_key, in_plan, ingredients, root_of
 from pipelines.engine.logs import captured
 from pipelines.engine.spending import spending
-from pipelines.engine.store import Store
+from pipelines.engine.store import Store, sealed_lines
 
 __all__ = ["Running", "events", "png"]
 
@@ -66,18 +67,26 @@ class Running:
         return f"{self.store.address}/scratch/{self.step_key}"
 
     def log(self, metrics: Mapping[str, float], step: int, *, trial: str = "") -> None:
-        self._say(kind="metrics", step=step, trial=trial, values={k: float(v) for k, v in metrics.items()})
+        values = {k: float(v) for k, v in metrics.items()}
+        self._say(kind="metrics", step=step, trial=trial, values=values)
+        # into the step's logs, where people look for how a training goes
+        print(_sentence(values, step, trial), file=sys.stderr, flush=True)
 
     def note(self, params: Mapping[str, Any], *, trial: str = "") -> None:
         self._say(kind="params", trial=trial, values=redacted(encode(params)))
 
     def figure(self, name: str, picture: Any, *, step: int | None = None) -> None:
         stem = name if step is None else f"{name}_{step:06d}"
-        self._say(kind="file", name=f"{stem}.png", folder="figures", file=encode(keep(f"{stem}.png", png(picture))))
-        self.flush()
+        self._hand_over(f"{stem}.png", png(picture), "figures")
 
     def file(self, name: str, data: bytes) -> None:
-        self._say(kind="file", name=name, folder="files", file=encode(keep(name, data)))
+        self._hand_over(name, data, "files")
+
+    def _hand_over(self, name: str, data: bytes, folder: str) -> None:
+        file = keep(name, data)
+        # what the step's manifest will name: see `handed_over`
+        self.store.save(f"runs/{self.run}/files/{self.step_key}/{file.digest}.json", encode(file))
+        self._say(kind="file", name=name, folder=folder, file=encode(file))
         self.flush()
 
     def progress(self, done: float, total: float, unit: str = "") -> None:
@@ -114,7 +123,8 @@ class Running:
         ):
             try:
                 yield
-            except BaseException:
+            except BaseException as error:
+                hide_in(error)
                 with suppress(OSError, RayfieldError):  # the first error is the one to tell
                     self.flush()
                 raise
@@ -137,7 +147,7 @@ class Running:
         if lines:
             point("context: lines wait")
             name = f"runs/{self.run}/events/{self.step_key}/{self.writer}-{self.written:06d}.jsonl"
-            self.store.write(name, "".join(json.dumps(line) + "\n" for line in lines).encode())
+            self.store.write(name, sealed_lines("".join(json.dumps(line) + "\n" for line in lines).encode()))
             self.written += 1
             point("context: lines are written")
 
@@ -145,6 +155,18 @@ class Running:
 def name_of_source(source: Source) -> str:
     """What tells a source from others."""
     return canonical(in_plan(source))
+
+
+def handed_over(store: Store, run: str, key: str) -> list[dict[str, Any]]:
+    """The figures and files of a step in a run, whichever of its processes made them, as a manifest names them."""
+    folder = f"runs/{run}/files/{key}"
+    return [said for name in store.names(folder) if (said := store.load(f"{folder}/{name}"))]
+
+
+def _sentence(values: Mapping[str, float], step: int, trial: str) -> str:
+    """What was logged, as a line for people: step 40  loss 1.23  accuracy 0.5."""
+    numbers = (f"{name} {value:.4g}" for name, value in values.items())
+    return "  ".join([*([f"trial {trial}"] if trial else []), f"step {step}", *numbers])
 
 
 def _without_old_progress(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

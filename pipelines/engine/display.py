@@ -5,10 +5,12 @@ What people see: a live list of steps in a terminal, plain lines elsewhere, and 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from components.metrics.paired import difference, surpasses
+from components.runtime.files import Damaged
 from pipelines.engine.store import Store
 from pipelines.engine.typed import typed
 
@@ -221,7 +223,8 @@ def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: M
     screen.print()
     screen.print(table)
     for node in nodes:
-        unread(quarantined(store, manifests.get(node["key"])), node["title"], FIRST, screen)
+        with noting_damage(screen):
+            unread(quarantined(store, manifests.get(node["key"])), node["title"], FIRST, screen)
     _models(manifests, screen)
 
 
@@ -290,6 +293,15 @@ def _fit(table: Any, width: int) -> None:
     last.width = min(last.width, max(room - first.width, LEAST))
 
 
+@contextmanager
+def noting_damage(screen: Any) -> Iterator[None]:
+    """Says of what is damaged that it is, and goes on: the rest is whole."""
+    try:
+        yield
+    except Damaged as error:
+        screen.print(f"  {_escaped(str(error))}", soft_wrap=True)
+
+
 def unread(rows: Sequence[tuple[str, str]], title: str, most: int, screen: Any) -> None:
     """What a step put into quarantine and why: the first of it, and how many more."""
     if rows:
@@ -301,19 +313,23 @@ def unread(rows: Sequence[tuple[str, str]], title: str, most: int, screen: Any) 
 
 
 def _models(manifests: Mapping[str, Any], screen: Any) -> None:
-    results = [m["result"] for m in manifests.values() if m and isinstance(m["result"], dict)]
-    classifies = any(result.get("goal") == "accuracy" for result in results)
-    for result in results:
-        if result.get("verdict"):
+    made = [m for m in manifests.values() if m and isinstance(m["result"], dict)]
+    classifies = any(one["result"].get("goal") == "accuracy" for one in made)
+    for one in made:
+        if one["result"].get("verdict"):
             screen.print()
-            for word, command in _next(result, classifies):
+            if problem := one.get("standing", {}).get("problem"):
+                screen.print(f"  MLflow does not answer, so nobody knows what is champion: {_escaped(problem)}")
+            for word, command in _next(one, classifies):
                 screen.print(f"  {word:<9} {typed(command)}", soft_wrap=True)
     screen.print(f"  See it:   {typed('rayfield report --open')}, {typed('rayfield ui')}", soft_wrap=True)
 
 
-def _next(result: Mapping[str, Any], classifies: bool) -> Iterator[tuple[str, str]]:
-    """How a registered version is asked, and how one that was held back is made champion all the same."""
-    name, version, champion = result["name"], result.get("version"), result["verdict"] == "PROMOTE"
+def _next(manifest: Mapping[str, Any], classifies: bool) -> Iterator[tuple[str, str]]:
+    """How a registered version is asked, and how one that is not the champion is made it all the same."""
+    result, now = manifest["result"], manifest.get("standing")
+    name, version = result["name"], result.get("version")
+    champion = now["champion"] == version if now else result["verdict"] == "PROMOTE"
     if classifies:
         yield "Ask it:", f"rayfield predict models:/{name}{'@champion' if champion else f'/{version}'} FILE.obj"
     if not champion:
@@ -329,9 +345,11 @@ def summary(
             "step": node["title"],
             "key": node["key"],
             "status": status[node["key"]],
-            "describe": (manifests[node["key"]] or {}).get("describe"),
-            "result": (manifests[node["key"]] or {}).get("result"),
-            "cost": (manifests[node["key"]] or {}).get("cost"),
+            "describe": own.get("describe"),
+            "result": own.get("result"),
+            "cost": own.get("cost"),
+            **{name: own[name] for name in ("standing",) if name in own},
         }
         for node in nodes
+        for own in [manifests[node["key"]] or {}]
     ]

@@ -19,6 +19,7 @@ from components.runtime.secrets import redact
 from pipelines.engine.errors import ours
 from pipelines.engine.plans import LOCK
 from pipelines.engine.store import Store
+from pipelines.engine.typed import with_store
 
 PROBE = 60.0
 """seconds for a cluster to find room for a task"""
@@ -56,7 +57,7 @@ def _python(_: Store) -> tuple[bool, str]:
 
 def _packages(_: Store) -> tuple[bool, str]:
     wrong = []
-    for line in LOCK.read_text().splitlines():
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
         name, wanted = line.split("==")
         try:
             have = importlib.metadata.version(name).partition("+")[0]
@@ -93,7 +94,10 @@ def _damage(store: Store) -> tuple[bool, str]:
     """What readers found damaged or missing, and no run has made anew yet."""
     found = [label for label in store.names("damaged") if not _is_mended(store, label)]
     some = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
-    return not found, f"{len(found)} set aside in {store.address}/damaged: {some}" if found else "none was met"
+    look = with_store("`rayfield verify` looks at all")
+    if not found:
+        return True, f"none was met; {look}"
+    return False, f"{len(found)} set aside in {store.address}/damaged, which the next run makes anew: {some}; {look}"
 
 
 def _is_mended(store: Store, label: str) -> bool:

@@ -36,6 +36,8 @@ class Node:
     """that its code imports, and that may be edited"""
     seed: int
     resources: Mapping[str, float]
+    registers: bool = False
+    """whether what it makes lies in MLflow too"""
 
 
 @dataclass
@@ -77,6 +79,7 @@ class Graph:
                 modules=code.modules,
                 seed=self.seed,
                 resources=resources_of(arguments, step.spreads),
+                registers=step.registers,
             )
         handles_out = tuple(Handle(step.name, key, name) for name in step.outputs or ("",))
         return handles_out if step.outputs else handles_out[0]

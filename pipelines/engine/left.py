@@ -5,7 +5,6 @@ A run has a mark at open/<run> from before it begins until MLflow has all of it,
 A mark whose lease is free is anybody's to finish: on the driver's host at once, elsewhere when the lease runs out.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -75,4 +74,4 @@ def _record(store: Store, run: str) -> dict[str, Any] | None:
 
 
 def _write(store: Store, run: str, record: dict[str, Any]) -> None:
-    store.write(f"runs/{run}/run.json", json.dumps(record).encode())
+    store.save(f"runs/{run}/run.json", record)

@@ -25,7 +25,7 @@ from typing import Any
 from components.errors import RayfieldError
 from components.runtime.files import scratch_root, write_atomically
 from components.runtime.secrets import redact
-from pipelines.engine.store import Store, _free, owner
+from pipelines.engine.store import Store, _free, owner, sealed_lines, unsealed_lines
 
 EVERY = 1.0  # seconds between visits to the store
 PART = 64 * 1024  # characters after which a writer begins another object: until then it writes the same one anew
@@ -96,7 +96,7 @@ class Writer:
 
     def _write(self, text: str) -> None:
         self.text += text
-        self.store.write(f"{self.folder}/{self.name}-{self.part:04d}.txt", self.text.encode())
+        self.store.write(f"{self.folder}/{self.name}-{self.part:04d}.txt", sealed_lines(self.text.encode()))
         if len(self.text) > PART:
             self.part, self.text = self.part + 1, ""
 
@@ -163,7 +163,7 @@ def _turned(raw: Path) -> Iterator[int]:
     saved, target = (os.dup(1), os.dup(2)), os.open(raw, os.O_WRONLY | os.O_APPEND)
     os.dup2(target, 1), os.dup2(target, 2)
     try:
-        with open(target, "a", buffering=1, errors="backslashreplace") as stream:
+        with open(target, "a", encoding="utf-8", buffering=1, errors="backslashreplace") as stream:
             # a notebook's streams, and a test's, are not those of the process
             with redirect_stdout(stream), redirect_stderr(stream):
                 yield saved[1]
@@ -202,7 +202,8 @@ def _bring(writer: Writer, screen: int, last: bool = False) -> None:
     _flush()
     # a store that does not answer stops no training: the lines wait in the file
     with suppress(OSError, RayfieldError):
-        os.write(screen, writer.bring(last))
+        # what is a terminal here is a file of Ray's in a worker, which all of a machine may read
+        os.write(screen, redact(writer.bring(last).decode(errors="replace")).encode())
 
 
 @contextmanager
@@ -227,7 +228,7 @@ def rescue() -> None:
     for raw in (scratch_root() / "logs").glob("*.raw"):
         claimed = raw.with_suffix(f".{os.getpid()}")
         with suppress(OSError, RayfieldError, ValueError, KeyError):
-            held = json.loads(_beside(raw).read_text())
+            held = json.loads(_beside(raw).read_text(encoding="utf-8"))
             if not _free({**held["owner"], "until": float("inf")}):
                 continue
             raw.rename(claimed)  # the first one to claim it brings it in
@@ -251,13 +252,19 @@ class Line:
     text: str
 
 
+LOST = "... what was printed here is damaged in the store, and is left out"
+
+
 def read(store: Store, run: str, key: str, seen: dict[str, int]) -> list[Line]:
     """The lines of a step that are not in `seen` (object -> characters) yet, in the order of their times."""
     folder, found = f"runs/{run}/logs/{key}", list[Line]()
     for name in store.names(folder):
-        text = (store.read(f"{folder}/{name}") or b"").decode()
-        fresh, seen[name] = text[seen.get(name, 0) :], len(text)
         writer = name.rsplit("-", 2)[0].replace("-", " ")
+        data, broken = store.parsed(f"{folder}/{name}", unsealed_lines)
+        if broken:
+            found += [Line("", writer, LOST)] if name not in seen else []
+        text = (data or b"").decode()
+        fresh, seen[name] = text[seen.get(name, 0) :], len(text)
         found += [Line(when, writer, words) for when, _, words in (line.partition(" ") for line in fresh.splitlines())]
     return sorted(found, key=lambda line: line.time)
 

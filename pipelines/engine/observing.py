@@ -5,6 +5,7 @@ Keys are computed from the text of the code: what it reads by names that are mad
 is seen here, in the step's own process, and named in the step's manifest; a strict step fails on it.
 """
 
+import collections.abc
 import os
 import sys
 import tempfile
@@ -17,18 +18,18 @@ from types import FrameType
 from typing import Any
 
 from components.runtime.files import root, scratch_root
-from components.runtime.imports import is_brought
 from components.runtime.places import is_remote
 from components.source import Source
 from pipelines.engine import code
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.reading import IMPORTING, reading
 
-PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", "PYARROW_")
+PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_")
 """variables that say where things are and how fast they go, never what a result is"""
-
-ENVIRONMENT = (os.getenv.__code__.co_filename, Mapping.get.__code__.co_filename)
-"""code through which the environment is read"""
+MAPPINGS = ("<frozen os>", "<frozen _collections_abc>", os.__file__, collections.abc.Mapping.get.__code__.co_filename)
+"""through which the environment is asked"""
+CARRIERS = ("ray", "mlflow")
+"""packages that carry work from here to there, and read what they need for that"""
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Observed:
 def observing(node: Mapping[str, Any], arguments: Any) -> Iterator[Observed]:
     """Notes what a step's own code reads meanwhile, less what its key holds."""
     seen, before = Observed(), set(sys.modules)
-    with reading(_is_of_the_step, _itself) as found:
+    with reading(_is_of_the_step, _is_the_step) as found:
         yield seen
     paths = {os.path.abspath(path) for path in found.paths}
     seen.also += sorted(_strange(paths, node, arguments))
@@ -63,16 +64,28 @@ def _is_of_the_step(frame: FrameType | None) -> bool:
     return False
 
 
-def _itself(frame: FrameType | None) -> bool:
-    """Whether code of the step's key asks by itself: numba, say, reads all of the environment when it compiles."""
-    while frame is not None and frame.f_code.co_filename in ENVIRONMENT:
+def _is_the_step(frame: FrameType | None) -> bool:
+    """Whether the step's own code asks, and not a library that looks for its own settings."""
+    while frame is not None and frame.f_code.co_filename.startswith(MAPPINGS):
         frame = frame.f_back
-    return frame is not None and not _is_brought(frame.f_code.co_filename) and _is_of_the_step(frame)
+    if frame is None or frame.f_code.co_filename.startswith("<"):  # Python's own, such as what finds a home folder
+        return False
+    if _is_left_out(frame.f_code.co_filename) or _is_brought(frame.f_code.co_filename):
+        return False
+    return any(_is_environment(name, frame) for name in frame.f_code.co_names)
+
+
+def _is_environment(name: str, frame: FrameType) -> bool:
+    """Whether a name stands for the environment: code that calls a library in C, which has no frame, has none."""
+    value = frame.f_globals.get(name)
+    return name in ("environ", "getenv") or value is os.environ or value is os.getenv
 
 
 @cache
 def _is_left_out(file: str) -> bool:
     """Whether a file moves bytes, draws or runs steps: what it reads is compared with digests, or decides no result."""
+    if any(f"{os.sep}{name}{os.sep}" in file for name in CARRIERS) and code.is_brought(file):
+        return True
     if not file.startswith(tuple(f"{code.ROOT / top}{os.sep}" for top in code.OURS)):
         return False
     return is_in_no_key(".".join(Path(file).relative_to(code.ROOT).with_suffix("").parts))
@@ -80,7 +93,7 @@ def _is_left_out(file: str) -> bool:
 
 def _is_brought(file: str) -> bool:
     ours = file.startswith(tuple(f"{code.ROOT / top}{os.sep}" for top in code.OURS))
-    return not ours and is_brought(file)
+    return not ours and code.is_brought(file)
 
 
 def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> list[str]:
@@ -115,7 +128,8 @@ def _sources(value: Any) -> Iterator[Source]:
 def _modules(node: Mapping[str, Any], loaded: Iterable[str]) -> Iterator[str]:
     """Modules that may be edited, that were imported meanwhile, and whose code no key holds."""
     known = set(node["modules"])
+    held = {code.path_of(name) for name in known}  # MLflow imports the file that serves a model under a name of its own
     for name in loaded:
         path = None if name in known or is_in_no_key(name) else code.path_of(name)
-        if path is not None and not _is_brought(str(path)):
+        if path is not None and path not in held and not _is_brought(str(path)):
             yield name

@@ -96,7 +96,9 @@ def _by_patterns(root: Path) -> Iterator[Path]:
     for here, folders, names in os.walk(root):
         place = Path(here).relative_to(root)
         if ".gitignore" in names:
-            specs[place] = GitIgnoreSpec.from_lines((Path(here) / ".gitignore").read_text().splitlines())
+            specs[place] = GitIgnoreSpec.from_lines(
+                (Path(here) / ".gitignore").read_text(encoding="utf-8").splitlines()
+            )
         folders[:] = [name for name in folders if name != ".git" and not ignored(place / name, "/")]
         links = [name for name in folders if (Path(here) / name).is_symlink()]  # which the walk does not follow
         yield from (place / name for name in [*names, *links] if name != ".git" and not ignored(place / name))

@@ -53,7 +53,7 @@ class Sketch:
 
 def names() -> list[str]:
     """Every pipeline: the modules of pipelines/ that hold one."""
-    return sorted(p.stem for p in (ROOT / "pipelines").glob("*.py") if "@pipeline" in p.read_text())
+    return sorted(p.stem for p in (ROOT / "pipelines").glob("*.py") if "@pipeline" in p.read_text(encoding="utf-8"))
 
 
 def find(name: str) -> Path:

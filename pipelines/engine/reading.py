@@ -33,9 +33,9 @@ class Reading:
     """as they were asked for: one that is not in full depends on the folder in which the command is given"""
     variables: set[str] = field(default_factory=set)
     is_asked: Callable[[FrameType | None], bool] = lambda frame: True
-    """whether the code that asks is the one that is listened to"""
-    is_asked_for_a_variable: Callable[[FrameType | None], bool] = lambda frame: True
-    """the same of a variable, of which a library may read all for itself"""
+    """whether the code that asks for a file is the one that is listened to"""
+    is_asked_directly: Callable[[FrameType | None], bool] = lambda frame: True
+    """the same of the code that asks for a variable"""
 
 
 _now: list[Reading] = []
@@ -45,11 +45,11 @@ _now: list[Reading] = []
 @contextmanager
 def reading(
     is_asked: Callable[[FrameType | None], bool] | None = None,
-    is_asked_for_a_variable: Callable[[FrameType | None], bool] | None = None,
+    is_asked_directly: Callable[[FrameType | None], bool] | None = None,
 ) -> Iterator[Reading]:
-    """Notes what is read meanwhile by the user's own code, or by the code that `is_asked` tells."""
-    ours, kind = is_asked or _is_asked_by_the_user, os.environ.__class__
-    found = Reading(is_asked=ours, is_asked_for_a_variable=is_asked_for_a_variable or ours)
+    """Notes what is read meanwhile by the user's own code, or by the code that these tell."""
+    asked = is_asked or _is_asked_by_the_user
+    found, kind = Reading(is_asked=asked, is_asked_directly=is_asked_directly or asked), os.environ.__class__
     _listen()
     _now.append(found)
     os.environ.__class__ = _Environment  # in place: modules may hold it by another name
@@ -79,8 +79,7 @@ class _Environment(type(os.environ)):  # type: ignore[misc]
     """The environment, which notes the names that are asked for; not secrets, since even a digest tells of one."""
 
     def __getitem__(self, name: str) -> str:
-        counts = _now and isinstance(name, str) and not is_secret(name)
-        if counts and _now[-1].is_asked_for_a_variable(sys._getframe(1)):
+        if _now and isinstance(name, str) and not is_secret(name) and _now[-1].is_asked_directly(sys._getframe(1)):
             _now[-1].variables.add(name)
         return super().__getitem__(name)
 

@@ -43,7 +43,9 @@ def begun(request: Request, nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 
 def commit() -> str:
-    """The git commit of the project, with "+" where files differ from it."""
+    """The project's git commit, with "+" where files differ from it; of a repository around the project nothing."""
+    if not (ROOT / ".git").exists():
+        return ""
     try:
         return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.TimeoutExpired):
@@ -52,7 +54,7 @@ def commit() -> str:
 
 def _git(*words: str) -> str:
     command = ["git", "-C", str(ROOT), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=5).stdout.strip()
 
 
 def command(request: Request) -> str:

@@ -10,18 +10,21 @@ import io
 import re
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from components.runtime.files import where
+from components.runtime.files import Damaged
+from components.runtime.plain import decode
 from components.runtime.secrets import redact, redacted
 from pipelines.engine import svg
 from pipelines.engine.logs import read
 from pipelines.engine.seeing import UNREAD, Run, Said, Step, duration, history, open_run, quarantined, said, whys
 from pipelines.engine.store import Store
 
+T = TypeVar("T")
 TEMPLATE = Path(__file__).with_name("report.html")
 WIDEST = 1400  # pixels of a figure
 HEAVIEST = 300_000  # bytes of a figure that is left as it is
@@ -30,33 +33,51 @@ SHOWN = 4  # of a series of figures over time
 LAST_LINES = 40  # of the logs of a step that failed
 
 
-def write_report(store: Store, name: str) -> str:
+def write_report(store: Store, name: str, damaged: list[str] | None = None) -> str:
     """Puts the report of a run beside its record; returns its name in the store."""
     path = f"runs/{name}/report.html"
-    store.write(path, report(store, name).encode())
+    store.write(path, report(store, name, damaged=damaged).encode())
     return path
 
 
-def report(store: Store, name: str, now: float | None = None) -> str:
-    """The report of a run as HTML."""
+@dataclass(frozen=True)
+class Reader:
+    """Reads what is shown, and notes what is damaged."""
+
+    store: Store
+    damaged: list[str]
+
+    def __call__(self, read: Callable[..., T], *asked: Any) -> T | None:
+        """What `read` reads from the store; nothing where that is damaged."""
+        try:
+            return read(self.store, *asked)
+        except Damaged as error:
+            self.damaged.append(redact(str(error)))
+            return None
+
+
+def report(store: Store, name: str, now: float | None = None, damaged: list[str] | None = None) -> str:
+    """The report of a run as HTML; what it lacks because it is damaged is said there, and added to `damaged`."""
     import jinja2
 
+    reader = Reader(store, [] if damaged is None else damaged)
     run = open_run(store, name)
     told = {step.key: said(store, step.made_in(name), step.key) for step in run.steps}
     reasons = whys(run, store)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = duration
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         **_head(run, now or time.time()),
         models=[_model(step, run) for step in run.steps if "verdict" in _result(step)],
         scores=list(_scores(run.steps)),
         comparisons=[_result(step) for step in run.steps if "means" in _result(step)],
-        quarantines=[found for step in run.steps if (found := _quarantine(store, step))],
+        quarantines=[found for step in run.steps if (found := _quarantine(reader, step))],
         graph=_safe(svg.graph(run.steps)),
         timeline=_timeline(run, now or time.time()),
         steps=[_step(store, run, step, told[step.key], reasons[step.key]) for step in run.steps],
-        training=[drawn for step in run.steps if (drawn := _training(store, step, told[step.key]))],
-        figures=list(_figures(store, run.steps, told)),
+        training=[drawn for step in run.steps if (drawn := _training(reader, step, told[step.key]))],
+        figures=list(_figures(reader, run.steps, told)),
+        damaged=reader.damaged,
     )
 
 
@@ -170,9 +191,9 @@ def _scores(steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _quarantine(store: Store, step: Step) -> dict[str, Any] | None:
+def _quarantine(reader: Reader, step: Step) -> dict[str, Any] | None:
     """What a step could not read, and why: the first of it, and how many more."""
-    rows = quarantined(store, step.manifest)
+    rows = reader(quarantined, step.manifest) or []
     named = {"step": step, "count": len(rows), "rows": rows[:UNREAD], "more": len(rows[UNREAD:])}
     return named if rows else None
 
@@ -184,7 +205,7 @@ def _step(store: Store, run: Run, step: Step, told: Said, why: str) -> dict[str,
         "title": redact(step.title),
         "status": step.status,
         "word": "kept" if step.status == "cached" else step.status,
-        "why": redact(why),
+        "why": redact(why) + ("; part of what it said is damaged, and is left out" if told.damaged else ""),
         "what": redact(step.what),
         "seconds": duration(step.seconds),
         "cpu": duration(step.cost.get("cpu")),
@@ -212,9 +233,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _training(store: Store, step: Step, told: Said) -> dict[str, Any] | None:
+def _training(reader: Reader, step: Step, told: Said) -> dict[str, Any] | None:
     """The curves of a step: its own by name, training and validation together, and those of its trials."""
-    own = history(store, step.manifest) or told.curves.get("", {})
+    own = reader(history, step.manifest) or told.curves.get("", {})
     charts = [_chart(name if "train" in pair else f"{name} on val", pair) for name, pair in _pairs(own).items()]
     trials = {trial: curves for trial, curves in sorted(told.curves.items()) if trial}
     for name in dict.fromkeys(name for curves in trials.values() for name in curves):
@@ -238,7 +259,7 @@ def _chart(title: str, lines: Mapping[str, Any]) -> Any:
     return {"svg": _safe(drawn), "names": list(long) if 1 < len(long) <= 8 else []} if drawn else None
 
 
-def _figures(store: Store, steps: Sequence[Step], told: Mapping[str, Said]) -> Iterator[dict[str, str]]:
+def _figures(reader: Reader, steps: Sequence[Step], told: Mapping[str, Said]) -> Iterator[dict[str, str]]:
     """The pictures of every step; of one that was drawn again and again, a few moments."""
     count = 0
     for step in steps:
@@ -248,7 +269,7 @@ def _figures(store: Store, steps: Sequence[Step], told: Mapping[str, Said]) -> I
                 series.setdefault(re.sub(r"_\d{6}(?=\.png$)", "", line["name"]), []).append(line)
         for lines in series.values():
             for line in _few(lines):
-                data = store.read(where(line["file"]["digest"])) if count < FIGURES else None
+                data = reader(Store.open, decode(line["file"])) if count < FIGURES else None
                 if data is not None:
                     count += 1
                     title = redact(line["name"].removesuffix(".png").replace("_", " "))

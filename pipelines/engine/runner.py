@@ -5,7 +5,6 @@ A run can be killed at any instruction. `run` again finds the manifests that wer
 the last checkpoints in scratch, and does the rest.
 """
 
-import json
 import random
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 from components.runtime.crash import point
 from pipelines.engine.context import events
 from pipelines.engine.executors import Executor
-from pipelines.engine.store import Lease, Store
+from pipelines.engine.store import Lease, Store, sealed
 
 
 @dataclass(frozen=True)
@@ -228,7 +227,7 @@ class Runner:
         """Appends a line to the run's ledger, which other drivers of the same run append to as well."""
         attempts = 1 + sum(self.retries.get(node["key"], Counter()).values()) - (status == "retry")
         line = {"time": time.time(), "key": node["key"], "title": node["title"], "status": status, "error": error}
-        data = json.dumps({**line, "attempts": 0 if status in ("cached", "skipped") else attempts, **more}).encode()
+        data = sealed({**line, "attempts": 0 if status in ("cached", "skipped") else attempts, **more})
         self.lines += 1
         while not self.store.create(f"runs/{self.run}/ledger/{self.lines:05d}.json", data):
             self.lines += 1

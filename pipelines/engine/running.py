@@ -22,6 +22,7 @@ from pipelines.engine.executors import Executor, OnRay, check_head
 from pipelines.engine.left import INTERRUPTED, end, hold, mark, tried
 from pipelines.engine.plans import REFUSED, Request, statuses, verdict
 from pipelines.engine.records import begun, counts, new_name
+from pipelines.engine.registered import told_now
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.snapshot import CODE, PACKED, take
 from pipelines.engine.store import Store, owner
@@ -118,12 +119,15 @@ def _report(store: Store, run: str) -> None:
     """Writes the run's report; what it lacks then is no reason to lose the run's exit code."""
     from pipelines.engine.report import write_report
 
+    damaged: list[str] = []
     try:
-        write_report(store, run)
+        write_report(store, run, damaged)
     except Exception as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         again = typed(f"rayfield report {run}")
         console().print(f"  The report was not written ({words}). `{again}` tries again.", soft_wrap=True)
+    for words in damaged:
+        console().print(f"  {words}", soft_wrap=True)
 
 
 @contextmanager
@@ -165,7 +169,7 @@ def _begin(request: Request, nodes: list[dict[str, Any]], store: Store, run: str
 def _say(
     nodes: list[dict[str, Any]], store: Store, outcome: Outcome, code: int, problem: str, run: str, as_json: bool
 ) -> None:
-    manifests = statuses(nodes, store)
+    manifests = told_now(nodes, statuses(nodes, store))
     status = {node["key"]: outcome.status.get(node["key"], "skipped") for node in nodes}
     if as_json:
         print(json.dumps(summary(nodes, manifests, status), indent=1))

@@ -6,6 +6,7 @@ import keyword
 from pathlib import Path
 
 from components.errors import UsageError
+from pipelines.engine.clone import of_clone
 from pipelines.engine.code import ROOT
 
 FAMILY = '''"""
@@ -99,11 +100,11 @@ def family(name: str) -> list[Path]:
         law = "A family's module and class are imported by its name, so it has letters and is no word of Python"
         raise UsageError(f"{law}, but got {name!r}. Choose another.")
     module = ROOT / "components" / "families" / f"{name}.py"
-    test = ROOT / "tests" / "components" / "families" / f"test_{name}.py"
+    test = of_clone(ROOT / "tests" / "components" / "families", "new family") / f"test_{name}.py"
     for path in (module, test):
         if path.exists():
             raise UsageError(f"{path.relative_to(ROOT)} exists. Choose another name.")
     size = f"{(3 + 1) * 128 + (128 + 1) * 128 + (128 + 1) * 40:,}"
-    module.write_text(FAMILY.format(name=name, title=title, size=size))
-    test.write_text(TEST.format(name=name, title=title))
+    module.write_text(FAMILY.format(name=name, title=title, size=size), encoding="utf-8")
+    test.write_text(TEST.format(name=name, title=title), encoding="utf-8")
     return [module.relative_to(ROOT), test.relative_to(ROOT)]

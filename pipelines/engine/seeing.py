@@ -3,12 +3,13 @@ What happened in a run, read from the store alone: the commands that show runs, 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from components.errors import DataError, RayfieldError, UsageError, nearest
-from components.runtime.files import tracking_uri, where
+from components.runtime.files import Damaged, File, tracking_uri
+from components.runtime.plain import decode
 from components.runtime.secrets import redact
 from pipelines.engine.events import events
 from pipelines.engine.explain import Reasons
@@ -207,6 +208,8 @@ class Said:
     files: list[dict[str, Any]] = field(default_factory=list)
     progress: dict[str, Any] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
+    damaged: bool = False
+    """whether part of it is lost"""
 
 
 def said(store: Store, run: str, key: str) -> Said:
@@ -225,6 +228,8 @@ def said(store: Store, run: str, key: str) -> Said:
             found.files.append(line)
         elif line["kind"] == "progress":
             found.progress = line
+        elif line["kind"] == "damaged":
+            found.damaged = True
     return found
 
 
@@ -234,9 +239,9 @@ def quarantined(store: Store, manifest: Mapping[str, Any] | None) -> list[tuple[
     # a table that `predict` made hands on the quarantine of the one that it read, and counts none
     if not (isinstance(result, Mapping) and isinstance(result.get("counts"), Mapping)):
         return []
-    data = store.read(where(result["quarantine"]["digest"])) if result["counts"].get("quarantined") else None
-    if data is None:
+    if not result["counts"].get("quarantined"):
         return []
+    data = store.open(decode(result["quarantine"]))
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -250,13 +255,40 @@ def _reason(row: Mapping[str, Any]) -> str:
     return f"{row['reason']} (refused by {by})" if by else row["reason"]
 
 
+def set_damaged_aside(store: Store, manifests: Iterable[Mapping[str, Any] | None], *, figures: bool) -> list[str]:
+    """
+    Reads what a run's end shows of kept steps: quarantine lists and, for its report, histories, `figures` and files.
+
+    What is damaged is set aside, whereupon the store forgets the manifest that names it. Returns what was found.
+    """
+    found = []
+    for file in {file for manifest in manifests if manifest for file in _shown(manifest, figures)}:
+        try:
+            store.open(file)
+        except Damaged as error:
+            found.append(str(error))
+    if found:
+        store.look_again()
+    return found
+
+
+def _shown(manifest: Mapping[str, Any], figures: bool) -> Iterator[File]:
+    result = manifest.get("result")
+    said = result if isinstance(result, Mapping) else {}
+    if isinstance(said.get("counts"), Mapping) and said["counts"].get("quarantined"):
+        yield decode(said["quarantine"])
+    if figures and isinstance(said.get("history"), Mapping):
+        yield decode(said["history"])
+    yield from map(decode, manifest.get("files", ()) if figures else ())
+
+
 def history(store: Store, manifest: Mapping[str, Any] | None) -> dict[str, list[tuple[int, float]]]:
     """The curves that a checkpoint holds: those of its whole training, whichever runs did it."""
     result = (manifest or {}).get("result")
     held = result.get("history") if isinstance(result, dict) else None
-    data = store.read(where(held["digest"])) if held else None
+    data = store.open(decode(held)) if held else b""
     curves: dict[str, list[tuple[int, float]]] = {}
-    for line in map(json.loads, (data or b"").splitlines()):
+    for line in map(json.loads, data.splitlines()):
         for name, value in line.items():
             if name != "step":
                 curves.setdefault(name, []).append((line["step"], value))

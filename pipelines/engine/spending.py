@@ -5,7 +5,6 @@ A process adds up what it spends on a step in one small file, so that a worker t
 each piece of work. What Ray itself takes (its controllers, its object store) is not counted.
 """
 
-import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ def spending(store: Store, folder: str, gpus: float) -> Iterator[None]:
         own["cpu"] += time.process_time() - cpu if outermost else 0.0
         own["gpu"] += (time.time() - wall) * gpus
         with suppress(OSError, RayfieldError):  # if the work failed, its own error is the one to tell
-            store.write(f"{folder}/{_PROCESS}.json", json.dumps(own).encode())
+            store.save(f"{folder}/{_PROCESS}.json", own)
 
 
 def spent(store: Store, run: str, key: str) -> dict[str, float]:

@@ -5,9 +5,11 @@ Where everything that is kept lies: files, on a disk or in a bucket.
     plans/<digest>.json  drawn graphs                   runs/<run>/       what happened, appended
     leases/<key>/<n>     who works on a key             scratch/<key>/    half-done work that survives a crash
     damaged/             what was found damaged, and notes of what was found missing
+    mark                 tells this store from any other: a worker compares it with what its driver told it
 
 A step commits by writing its objects, then creating its manifest if there is none. There is no database and no server.
-Manifests and plans have a seal, the digest of all that they say: one that a disk has changed is none.
+Manifests, plans, records, and whatever steps say and print, have a seal, the digest of all that they say: one that a
+disk has changed is none.
 """
 
 import json
@@ -22,7 +24,7 @@ from typing import Any
 
 from components.errors import RayfieldError
 from components.runtime import places
-from components.runtime.files import File, digest_of, root, set_aside, where
+from components.runtime.files import File, digest_of, read_object, root, set_aside, where
 from components.runtime.places import is_remote
 
 COLLECTOR = "gc"
@@ -85,29 +87,37 @@ class Store:
         except OSError as error:
             raise StoreError(_failed(self.address, name, error)) from error
 
+    def open(self, file: File) -> bytes:
+        """The bytes of an object, compared with its digest."""
+        return read_object(self.address, file)
+
     # JSON by name
 
-    def load(self, name: str, parse: Callable[[bytes], Any] = json.loads) -> Any:
+    def save(self, name: str, said: dict[str, Any]) -> None:
+        """Writes what a name says, under a seal."""
+        self.write(name, sealed(said))
+
+    def load(self, name: str, parse: Callable[[bytes], Any] | None = None) -> Any:
         """What a name says; None if there is nothing, or nothing that can be read: that is set aside."""
-        found, broken = self._parsed(name, parse)
+        found, broken = self.parsed(name, parse)
         if broken:
             set_aside(self.address, name, name.replace("/", "-"))
         return found
 
-    def _parsed(self, name: str, parse: Callable[[bytes], Any] = json.loads) -> tuple[Any, bool]:
-        """What a name says, and whether it is there and says nothing."""
+    def parsed(self, name: str, parse: Callable[[bytes], Any] | None = None) -> tuple[Any, bool]:
+        """What a name says, and whether it is there and says nothing that can be read."""
         for _ in range(TRIES):
             data = self.read(name)
             if data is None:
                 return None, False
             with suppress(ValueError):
-                return parse(data), False
+                return (parse or unsealed_if_sealed)(data), False
         return None, True
 
     def manifest(self, key: str) -> dict[str, Any] | None:
         """What a key made; None if nothing has, or if an object of it is lost: then it is forgotten and made anew."""
         found: dict[str, Any] | None = self.load(f"keys/{key}.json", unsealed)
-        if found is None or all(map(self._has, _objects(found))):
+        if found is None or all(map(self._has, named_objects(found))):
             return found
         self.delete(f"keys/{key}.json")
         return None
@@ -144,7 +154,7 @@ class Store:
         epoch = max([int(n) for n in self.names(f"leases/{name}") if n.isdigit()], default=0)
         own = Lease(self, name, epoch, seconds)
         while not self.create(own.path, own.said()):
-            held, _ = self._parsed(own.path)
+            held, _ = self.parsed(own.path)
             if held and held.get("nonce") == own.nonce:
                 break  # ours, though the answer said otherwise
             if held and not _free(held):
@@ -165,7 +175,7 @@ class Store:
     def held(self, name: str) -> bool:
         """Whether a living owner has a right."""
         epochs = [int(n) for n in self.names(f"leases/{name}") if n.isdigit()]
-        last, _ = self._parsed(f"leases/{name}/{max(epochs)}") if epochs else (None, False)
+        last, _ = self.parsed(f"leases/{name}/{max(epochs)}") if epochs else (None, False)
         return last is not None and not _free(last)
 
     # Runs
@@ -177,7 +187,7 @@ class Store:
         The run says what it needs and then looks for a gc; a gc takes its lease and then looks for runs: one of the
         two sees the other. Where the store cannot create once, no other run may be under way.
         """
-        self.write(f"runs/{run}/run.json", json.dumps(record).encode())
+        self.save(f"runs/{run}/run.json", record)
         while self.held(COLLECTOR):
             time.sleep(0.5)
         if places.creates_once(self.address):
@@ -257,13 +267,13 @@ def _machine() -> dict[str, str]:
 
 def _boot() -> str:
     path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def _start(pid: int) -> str:
     """When a process began, in ticks after the boot; nothing if there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except OSError:
         return ""
 
@@ -278,6 +288,7 @@ def _free(lease: dict[str, Any]) -> bool:
     return time.time() > lease["until"]
 
 
+SEAL = b'{"seal": "'
 TRIES = 5
 """readings of what cannot be understood: it may have been cut short on the way, and be whole where it lies"""
 NOTED = 30.0
@@ -317,11 +328,31 @@ def unsealed(data: bytes) -> dict[str, Any]:
     return found
 
 
+def unsealed_if_sealed(data: bytes) -> Any:
+    """What JSON says; a ValueError if it has a seal and is not as it was sealed."""
+    return unsealed(data) if data.startswith(SEAL) else json.loads(data)
+
+
+def sealed_lines(lines: bytes) -> bytes:
+    """Lines, after a first one that is their seal."""
+    return b'%s%s"}\n%s' % (SEAL, digest_of(lines).encode(), lines)
+
+
+def unsealed_lines(data: bytes) -> bytes:
+    """The lines that were sealed, or that never were; a ValueError if they are not what was sealed."""
+    head, _, lines = data.partition(b"\n")
+    if not head.startswith(b"{") or len(head) != len(sealed_lines(b"")) - 1:
+        return data
+    if sealed_lines(lines) != data:
+        raise ValueError("what is read must be as it was sealed")
+    return lines
+
+
 def _seal(body: bytes) -> bytes:
-    return b'{"seal": "%s",' % digest_of(body).encode()
+    return b'%s%s",' % (SEAL, digest_of(body).encode())
 
 
-def _objects(value: Any) -> Iterator[File]:
+def named_objects(value: Any) -> Iterator[File]:
     """Every file that a manifest names."""
     if isinstance(value, dict):
         if str(value.get("@")).rpartition(":")[2] == "File":
@@ -329,7 +360,7 @@ def _objects(value: Any) -> Iterator[File]:
         value = list(value.values())
     if isinstance(value, list):
         for inner in value:
-            yield from _objects(inner)
+            yield from named_objects(inner)
 
 
 def _permission(address: str, error: OSError) -> str:

@@ -8,7 +8,6 @@ The record is the truth. The cluster is asked for what the record cannot know: t
 how it ended. `ray job submit` ends with 1 whatever happened; the code of a run is in its record.
 """
 
-import json
 import os
 import shlex
 import sys
@@ -225,8 +224,8 @@ def _record(request: Request, nodes: Sequence[Mapping[str, Any]], store: Store, 
     made = Submission(run, f"{request.name}-{request.digest()[:8]}-{run}", address, request.digest(), now)
     # nobody's yet: no process of this machine is to end it
     record = {**begun(request, nodes), "owner": {"host": address, "boot": "", "pid": 0, "start": ""}}
-    store.write(f"runs/{run}/submission.json", json.dumps(asdict(made)).encode())
-    store.write(f"runs/{run}/run.json", json.dumps(redacted(record)).encode())
+    store.save(f"runs/{run}/submission.json", asdict(made))
+    store.save(f"runs/{run}/run.json", redacted(record))
     return made
 
 

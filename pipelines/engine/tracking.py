@@ -6,15 +6,15 @@ of how far it got, and the next run sends the rest: a tracking server that is do
 Each MLflow run is tagged with its place before anything else, so that one which a killed driver made is found again.
 """
 
-import json
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components.runtime.crash import point
-from components.runtime.files import File
+from components.runtime.files import Damaged, File
 from components.runtime.plain import decode
 from components.runtime.secrets import redact, redacted
 from components.steps.registry import cause, client, experiment
@@ -49,7 +49,7 @@ class Ledger:
     def save(self) -> None:
         sent = {key: sorted(names) for key, names in self.sent.items()}
         held = {"ids": self.ids, "sent": sent, "closed": self.closed, "experiment": self.experiment}
-        self.store.write(f"runs/{self.run}/mlflow.json", json.dumps(held).encode())
+        self.store.save(f"runs/{self.run}/mlflow.json", held)
 
 
 @dataclass
@@ -161,7 +161,8 @@ class Sender:
             elif line["kind"] == "params":
                 self._parameters(target, line["values"])
             elif line["kind"] == "file":
-                self._artifact(target, line)
+                with suppress(Damaged):  # the run that makes it anew sends it
+                    self._artifact(target, line)
         for target, own in metrics.items():
             for start in range(0, len(own), BATCH):
                 self.api.log_batch(target, metrics=own[start : start + BATCH])

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -17,12 +17,13 @@ from typing import Any
 from components.errors import DataError, RayfieldError
 from components.runtime import files
 from components.runtime.crash import point
+from components.runtime.files import Damaged
 from components.runtime.plain import allow, class_of, decode, encode
 from components.runtime.secrets import redact
 from components.source import Source
 from components.step import Step
 from pipelines.engine.code import ROOT
-from pipelines.engine.context import Running, name_of_source
+from pipelines.engine.context import Running, handed_over, name_of_source
 from pipelines.engine.errors import kind_of, ours
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.keys import root_of
@@ -69,7 +70,8 @@ def _worked(node: Mapping[str, Any], run: str, store: Store, resources: Mapping[
             _tell(seen.also, step, context)
         point("work: all is said, nothing committed")
         cost = {"seconds": round(time.time() - began, 3), **spent(store, run, node["key"])}
-        store.commit(node["key"], {**manifest(node, step, run, result, cost), "also": seen.also})
+        files = handed_over(store, run, node["key"])
+        store.commit(node["key"], {**manifest(node, step, run, result, cost, files), "also": seen.also})
         point("work: committed, the runner not told")
         return {"ok": True}
     except Exception as error:
@@ -173,13 +175,21 @@ def made(store: Store, key: str, output: str = "") -> Any:
     """What a key made, or one of its named outputs."""
     found = store.manifest(key)
     if found is None:
-        raise RayfieldError(f"The result of key {key} is not in {store.address}. Run the pipeline again.")
+        # an object of it was lost since the run began: whatever made it makes it anew, and this step is tried again
+        raise Damaged(f"The result of key {key} is not in {store.address}. Run the pipeline again.")
     result = decode(found["result"])
     return result[found["outputs"].index(output)] if output else result
 
 
-def manifest(node: Mapping[str, Any], step: Step, run: str, result: Any, cost: Mapping[str, float]) -> dict[str, Any]:
-    """The record of a finished step."""
+def manifest(
+    node: Mapping[str, Any],
+    step: Step,
+    run: str,
+    result: Any,
+    cost: Mapping[str, float],
+    files: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """The record of a finished step; a lost one of its `files`, figures among them, has it made anew as well."""
     return {
         "key": node["key"],
         "step": node["step"],
@@ -193,6 +203,7 @@ def manifest(node: Mapping[str, Any], step: Step, run: str, result: Any, cost: M
         "when": time.time(),
         "cost": dict(cost),
         "host": os.uname().nodename,
+        "files": list(files),
     }
 
 

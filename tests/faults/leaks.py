@@ -7,17 +7,29 @@ They are imported by Ray's workers too, so they cannot live in the file of a tes
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from components.artifacts import Checkpoint
 from components.errors import DataError
+from components.families.voxnet import VoxNet
+from components.family import Batch, State
 from components.representation import Column, Representation
 from components.source import Asset, Source, Unreadable
 from components.step import Context, step
+from components.steps.cluster import spread
+from components.steps.optuna_search import search
+from components.steps.train import train
+from components.steps.tune import Climb, Rung, _on_tune
+from components.table import Table
+from tests.meshes import small_voxnet
 
 PLANTED = {
+    "AWS_ACCESS_KEY_ID": "planted-access-key-13",
     "AWS_SECRET_ACCESS_KEY": "planted+aws/secret=1",
     "AWS_SESSION_TOKEN": "planted-session-2",
     "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-3",
@@ -59,6 +71,62 @@ def fail(said: str) -> str:
 @step
 def crash(said: str) -> str:
     raise ZeroDivisionError(f"cannot be divided by {everything()}")
+
+
+# By those whom Ray starts
+
+
+class Telling(VoxNet):
+    """A VoxNet that prints everything at each update; a trial of it, and a training of seven updates, raise it too."""
+
+    def update(self, state: State, batch: Batch) -> dict[str, Tensor]:
+        print(everything(), flush=True)
+        if self.lr != small_voxnet().lr:
+            raise DataError(everything())
+        if self.steps == 7:
+            raise ZeroDivisionError(everything())
+        return super().update(state, batch)
+
+
+def telling(steps: int) -> Telling:
+    own = small_voxnet(steps=steps)
+    return Telling(**{one.name: getattr(own, one.name) for one in fields(own)})
+
+
+class Told(Climb):
+    """A trial that prints everything, and raises it."""
+
+    def run(self, table: Table, context: Context) -> Rung:
+        print(everything(), file=sys.stderr, flush=True)
+        raise DataError(everything())
+
+
+@step(spreads=True)
+def told_by_trials(*, context: Context) -> str:
+    told = Told(small_voxnet(), 1, "trial 00", "", None)
+    return str(_on_tune({0: told}, "told", None, context)[0])  # type: ignore[arg-type]
+
+
+@step(spreads=True)
+def told_by_a_search(table: Table, *, context: Context) -> int:
+    return len(search(telling(steps=8), table, 2, context))
+
+
+@step(spreads=True)
+def told_by_workers(table: Table, *, context: Context) -> Checkpoint:
+    return train.run(train.bind((telling(steps=7), table), {"workers": 1}), context)
+
+
+def tell(item: int) -> int:
+    print(everything(), flush=True)
+    if item:
+        raise ZeroDivisionError(everything())
+    return item
+
+
+@step(spreads=True)
+def told_by_data(*, context: Context) -> int:
+    return len(list(spread(tell, [0, 1], (), on="ray", context=context)))
 
 
 class Guarded(Source):

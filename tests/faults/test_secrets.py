@@ -2,9 +2,12 @@
 Secrets are planted, a pipeline says all of them in every way, and then every byte that was written is searched.
 """
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +22,7 @@ from pipelines.cli import FOLDER, main
 from pipelines.engine import running
 from pipelines.engine.executors import Here
 from tests.faults.leaks import ADDRESS, HOLDING, IN_AN_ADDRESS, NEVER, OWN, PLANTED, Guarded, Letters
+from tests.meshes import write_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAKY = '''
@@ -33,6 +37,24 @@ def leaky(hub_token: str = "", address: str = "nowhere", max_tokens: int = 4):
     fail(said)
     crash(said)
 '''
+
+
+TELLING = """
+from components.source import Source
+from components.steps.preprocess import preprocess
+from pipelines.engine.pipeline import pipeline
+from tests.faults.leaks import told_by_a_search, told_by_data, told_by_trials, told_by_workers
+from tests.meshes import small_voxnet
+
+
+@pipeline
+def telling(source: Source = "folder"):
+    table = preprocess(source, [small_voxnet().representation()], on="here")
+    told_by_trials()
+    told_by_a_search(table)
+    told_by_workers(table)
+    told_by_data()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +112,88 @@ def test_no_secret_is_ever_written(leaky, own_store, monkeypatch, tmp_path):
     assert searched(own_store, "\n".join(line for line in lines if not line.startswith(OWN))) == {}
 
 
+@pytest.fixture
+def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where Ray writes its logs; the path of a unix socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
+
+
+def command_lines() -> dict[str, str]:
+    """How each process that this user may look at was started: all users of a machine see that."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found[str(place)] = place.read_bytes().decode("utf-8", "replace")
+    return found
+
+
+def driven(words: list[str], folder: Path, store: Path) -> tuple[int, str, dict[str, set[str]]]:
+    """The exit code and the words of a command, and the command lines with secrets that were seen meanwhile."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAYFIELD_STORE": str(store)}
+    seen: dict[str, set[str]] = {}
+    with (folder / "output").open("w") as output:
+        command = [sys.executable, "-m", "pipelines", *words]
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+        while process.poll() is None:
+            seen |= {place: found for place, text in command_lines().items() if (found := leaks(text))}
+            time.sleep(0.5)
+    return process.returncode, (folder / "output").read_text(), seen
+
+
+def test_nor_in_rays_own_folder_by_trials_workers_and_data(own_store, tmp_path, ray_folder):
+    """Ray Tune would write AWS's keys into each trial's runtime_env, and what workers print and raise into its logs."""
+    code, said, seen = driven(["run", *told(tmp_path)], tmp_path, own_store)
+
+    assert_whole_and_silent(code, said, own_store, ray_folder)
+    assert seen == {}
+
+
+@pytest.mark.services
+def test_nor_there_by_a_job_whose_nodes_have_the_secrets_too(own_store, tmp_path, ray_folder):
+    nodes = subprocess.Popen(
+        [sys.executable, "-m", "tests.two_nodes"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=(tmp_path / "nodes").open("w"),
+        text=True,
+    )
+    assert nodes.stdin and nodes.stdout
+    try:
+        address = json.loads(next(line for line in nodes.stdout if line.startswith("::"))[2:])["dashboard"]
+        nodes.stdin.write("add\n")
+        nodes.stdin.flush()
+        next(line for line in nodes.stdout if line.startswith("::"))
+        code, said, seen = driven(["submit", *told(tmp_path), "--address", address], tmp_path, own_store)
+        assert_whole_and_silent(code, said, own_store, ray_folder)
+        assert seen == {}
+    finally:
+        nodes.stdin.close()
+        nodes.wait(60)
+
+
+def told(folder: Path) -> list[str]:
+    """The words that ask for a pipeline in which all whom Ray starts tell every secret."""
+    (folder / "telling.py").write_text(TELLING)
+    return ["telling.py", "--root", str(write_shapes(folder / "shapes", each=4))]
+
+
+def assert_whole_and_silent(code: int, said: str, store: Path, ray_folder: Path) -> None:
+    """That each of them raised what it was to raise, and that no secret is in any file or in what the run said."""
+    found = {"what the run said": said, **dict(written(store)), **dict(written(ray_folder))}
+    # the code that plants them travels with a job
+    texts = {place: text for place, text in found.items() if not Path(place).name.startswith("leaks.")}
+
+    assert code == 1, said
+    assert any("runtime_env" in text for place, text in texts.items() if place.startswith(str(ray_folder)))
+    for step in ("trials", "a_search", "workers", "data"):
+        assert f"told_by_{step}" in said
+    assert sum("ZeroDivisionError" in line for line in said.splitlines()) >= 2, said
+    assert {place: found for place, text in texts.items() if (found := leaks(text))} == {}
+
+
 @pytest.mark.services
 def test_nor_by_the_workers_of_ray(leaky, own_store, tmp_path):
     """What they print goes through other processes than what they raise."""
@@ -101,7 +205,7 @@ def test_nor_by_the_workers_of_ray(leaky, own_store, tmp_path):
     assert searched(own_store, ended.stdout + ended.stderr) == {}
 
 
-@pytest.mark.parametrize("json", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize(
     "words",
     [
@@ -112,9 +216,9 @@ def test_nor_by_the_workers_of_ray(leaky, own_store, tmp_path):
     ],
     ids=["named so", "named so with a dash", "in an address", "of the environment"],
 )
-def test_a_secret_on_the_command_line_is_refused_before_it_is_written(leaky, own_store, words, json):
+def test_a_secret_on_the_command_line_is_refused_before_it_is_written(leaky, own_store, words, form):
     """A parameter is written into the plan and into the manifest, for the step to be called with it."""
-    result = CliRunner().invoke(main, ["run", leaky, *words, *json])
+    result = CliRunner().invoke(main, ["run", leaky, *words, *form])
     texts = [result.stdout + result.stderr, *(text for _, text in written(own_store))]
 
     assert result.exit_code == 2

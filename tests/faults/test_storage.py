@@ -286,4 +286,4 @@ def test_encoding_is_what_the_store_forgets_by(bucket):
     """A manifest names its objects as `encode` writes them: a change of one must be a change of the other."""
     file = keep("a.txt", b"words")
 
-    assert list(store_module._objects({"result": [encode(file)]})) == [file]
+    assert list(store_module.named_objects({"result": [encode(file)]})) == [file]

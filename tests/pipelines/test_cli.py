@@ -386,7 +386,7 @@ def test_who_may_only_read_gets_what_is_kept_and_a_report_elsewhere(toy, untrack
 
 
 def test_a_report_that_cannot_be_written_costs_no_result(toy, untracked, monkeypatch):
-    monkeypatch.setattr("pipelines.engine.report.report", lambda *_: 1 / 0)
+    monkeypatch.setattr("pipelines.engine.report.report", lambda *_, **__: 1 / 0)
     result = rayfield("run", toy)
 
     assert result.exit_code == 0
@@ -606,7 +606,7 @@ def test_a_store_that_takes_nothing_ends_in_one_line(toy, monkeypatch, number, w
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(places.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(places, "_part", refuse)
     result = rayfield("run", toy)
 
     assert result.exit_code == 1
@@ -689,6 +689,16 @@ def test_every_command_has_help():
 def test_pipelines_and_families_are_listed():
     assert {row["name"] for row in json.loads(rayfield("pipelines", "--json").stdout)} >= {"quickstart", "classify"}
     assert {row["name"] for row in json.loads(rayfield("families", "--json").stdout)} >= {"pointnet", "voxnet"}
+
+
+def test_a_terminal_whose_encoding_lacks_a_character_gets_it_escaped():
+    """The scores of a family have a ±."""
+    environment = {**os.environ, "PYTHONIOENCODING": "iso8859-2"}
+    command = [sys.executable, "-m", "pipelines", "families"]
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+
+    assert told.returncode == 0, told.stderr
+    assert rb" \xb1 0.0" in told.stdout
 
 
 def test_python_m_pipelines_is_rayfield():

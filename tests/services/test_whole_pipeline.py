@@ -124,10 +124,10 @@ def test_every_step_was_done(ran):
 
 
 def test_every_object_that_a_manifest_names_is_whole(ran):
-    from pipelines.engine.store import _objects
+    from pipelines.engine.store import named_objects
 
     for row in ran.rows:
-        for file in _objects(ran.store.manifest(row["key"])):
+        for file in named_objects(ran.store.manifest(row["key"])):
             data = places.read(f"{ran.store.address}/{where(file.digest)}")
             assert data is not None and digest_of(data) == file.digest
     assert ran.store.names("damaged") == []

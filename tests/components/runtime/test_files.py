@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from components.errors import DataError
+from components.errors import DataError, UsageError
 from components.runtime import files, places
 from components.runtime.files import digest_of, keep, tracking_uri, where
 from components.runtime.places import write_atomically
@@ -75,6 +75,24 @@ def test_a_damaged_object_is_refused_and_set_aside(address, tmp_path, monkeypatc
         file.read()
     assert places.look(f"{files.root()}/{where(file.digest)}") is None
     assert places.read(f"{files.root()}/damaged/{file.digest}") == b"wards"
+
+
+def test_every_reading_is_compared_with_the_digest_and_a_path_after_each_writing(own_store):
+    """A driver or a notebook lives for days."""
+    for opened in (lambda file: file.read(), lambda file: file.path()):
+        file = keep("a.bin", b"words")
+        assert file.path().read_bytes() == file.read() == b"words"
+        file.path().write_bytes(b"wards")
+        with pytest.raises(files.Damaged):
+            opened(file)
+
+
+def test_what_another_process_has_made_anew_meanwhile_is_not_set_aside(own_store):
+    file = keep("a.bin", b"words")
+    files.set_aside(files.root(), where(file.digest), file.digest)
+
+    assert file.read() == b"words"
+    assert not (own_store / "damaged").exists()
 
 
 def test_a_damaged_copy_of_a_buckets_object_is_fetched_again(monkeypatch):
@@ -186,3 +204,38 @@ def test_mlflow_is_where_the_environment_says_or_beside_the_store(monkeypatch, o
     monkeypatch.setenv("RAYFIELD_STORE", "s3://bucket/rayfield")
     monkeypatch.chdir(tmp_path)
     assert tracking_uri() == f"sqlite:///{Path.cwd()}/.rayfield/mlflow.db"
+
+
+def test_what_can_be_made_again_lies_in_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAYFIELD_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert files.scratch_root() == tmp_path / ".cache" / "rayfield"
+
+
+@pytest.mark.parametrize("home", ["/nonexistent", None], ids=["that may not be written", "that nobody knows"])
+def test_without_a_home_it_lies_in_a_temporary_folder_that_is_ones_own(home, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAYFIELD_CACHE")
+    monkeypatch.setenv("HOME", home or "")
+    if home is None:
+        monkeypatch.setattr(files.Path, "home", raised)
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+
+    assert files.scratch_root() == tmp_path / f"rayfield-{os.getuid()}"
+    assert files.scratch_root().stat().st_mode & 0o777 == 0o700
+
+
+def raised() -> None:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_temporary_folder_that_another_laid_out_is_refused(tmp_path, monkeypatch):
+    """A link would send what is written to where its maker likes."""
+    monkeypatch.delenv("RAYFIELD_CACHE")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"rayfield-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(UsageError, match="must be this user's own, but is another's. Set RAYFIELD_CACHE"):
+        files.scratch_root()

@@ -5,7 +5,7 @@ Secrets: nothing that looks like one reaches what people read.
 import pytest
 
 from components.errors import UsageError
-from components.runtime.secrets import HIDDEN, holds_secret, is_secret, redact, redacted, refuse
+from components.runtime.secrets import HIDDEN, hide_in, holds_secret, is_secret, redact, redacted, refuse
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,16 @@ def test_what_will_be_written_down_holds_no_secret():
     refuse("--address", "http://head:8265", "Set RAY_AUTH_TOKEN.")
     with pytest.raises(UsageError, match="^--address is written .* holds a secret. Set RAY_AUTH_TOKEN.$"):
         refuse("--address", "http://me:word@head:8265", "Set RAY_AUTH_TOKEN.")
+
+
+def test_an_error_and_those_that_led_to_it_are_hidden_in_place(monkeypatch):
+    """Its class and its place stay: who catches it decides by these."""
+    monkeypatch.setenv("HUB_TOKEN", "planted-hub")
+    first, second = OSError(13, "no planted-hub here", "/planted-hub"), ValueError("planted-hub", 3)
+    second.__cause__ = first
+    first.__context__ = second  # a circle, as careless code makes them
+    hide_in(second)
+
+    assert second.args == (HIDDEN, 3)
+    assert str(first) == f"[Errno 13] no {HIDDEN} here: '/{HIDDEN}'"
+    assert second.__cause__ is first

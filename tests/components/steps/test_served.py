@@ -83,9 +83,22 @@ def test_it_answers_as_its_family_does(folder, checkpoint, bare):
 
 def test_a_folder_that_names_anything_but_this_projects_dataclasses_is_refused(folder):
     said = json.loads((folder / "model.json").read_text())
+    del said["seal"]
     (folder / "model.json").write_text(json.dumps({**said, "family": {"@": "os:system", "command": "true"}}))
 
     with pytest.raises(DataError, match="A manifest may name dataclasses of components/ and of the pipeline"):
+        opened(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+def test_a_folder_that_a_disk_has_changed_is_refused(folder, name):
+    """By one bit: of the last weight, or of a number that the family has."""
+    data = bytearray((folder / name).read_bytes())
+    place = -1 if name == "model.safetensors" else data.index(b'"steps": ') + len(b'"steps": ')
+    data[place] ^= 1
+    (folder / name).write_bytes(data)
+
+    with pytest.raises(DataError, match="must be as it was registered, but the one in .* is damaged"):
         opened(folder)
 
 

@@ -105,6 +105,23 @@ def test_a_killed_training_continues_to_the_weights_of_an_undisturbed_one(table,
     assert continued.curves() == undisturbed.curves()
 
 
+def test_a_training_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(table, tmp_path, monkeypatch, capsys):
+    """One bit of a weight: it would train on, to other weights."""
+    monkeypatch.setattr(module, "SAVE", 0.0)
+    undisturbed = trained(small_pointnet(), table)
+    with pytest.raises(Killed):
+        trained(small_pointnet(), table, dying(7, tmp_path))
+    path = tmp_path / "state-6.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    context = Printing(folder=str(tmp_path))
+    continued = trained(small_pointnet(), table, context)
+
+    assert context.logged[0][0] == 6
+    assert continued.weights == undisturbed.weights
+    assert "update 6 is damaged and is not trained on: it goes on from that of update 5." in capsys.readouterr().out
+
+
 def test_a_training_killed_before_its_first_checkpoint_begins_anew(table, tmp_path):
     undisturbed = trained(small_pointnet(), table)
     with pytest.raises(Killed):

@@ -14,6 +14,7 @@ from components.errors import DataError, UsageError
 from components.families.pointnet import PointNet
 from components.family import Family, Goal
 from components.representations.points import Points
+from components.runtime.files import Damaged
 from components.step import Printing
 from components.steps import tune as module
 from components.steps.optuna_search import ranked
@@ -399,7 +400,9 @@ def test_the_search_says_what_won_and_over_what(table, own_store, made):
     assert context.notes["search"].count("each on 3 folds of train and val") == 1
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), ConnectionError("gone"), ValueError("a mistake")])
+@pytest.mark.parametrize(
+    "error", [MemoryError("no room"), ConnectionError("gone"), ValueError("a mistake"), Damaged("lost")]
+)
 def test_a_trial_that_was_lost_is_raised_again_and_the_others_trainings_are_kept(table, own_store, monkeypatch, error):
     """A search without it would be poorer, and kept under the key of the whole one."""
     with monkeypatch.context() as patch:

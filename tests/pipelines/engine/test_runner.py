@@ -20,6 +20,7 @@ from pipelines.engine import runner as runner_module
 from pipelines.engine.context import Running, events
 from pipelines.engine.drawing import draw
 from pipelines.engine.executors import Here
+from pipelines.engine.logs import read
 from pipelines.engine.runner import BUDGETS, POLL, Budget, Outcome, Runner
 from pipelines.engine.store import Store, owner
 from pipelines.engine.tracking import ledger_lines
@@ -487,6 +488,17 @@ def test_lines_wait_until_they_are_flushed(store):
     assert (line["kind"], line["values"], line["step"]) == ("metrics", {"loss": 1.0}, 0)
 
 
+def test_what_a_step_logs_is_in_its_logs_too(store):
+    """A training prints nothing of itself, and people look for how it goes in `rayfield logs`."""
+    one = context(store)
+    with one.working("worker 0"):
+        one.log({"loss": 1.23456, "accuracy": 0.5}, 40)
+        one.log({"val_loss": 2.0}, 40, trial="03")
+
+    found = [(line.writer, line.text) for line in read(store, "run", "k", {})]
+    assert found == [("worker 0", "step 40  loss 1.235  accuracy 0.5"), ("worker 0", "trial 03  step 40  val_loss 2")]
+
+
 def test_of_several_lines_of_progress_the_last_is_kept(store):
     one = context(store)
     for done in range(4):
@@ -534,3 +546,22 @@ def test_a_part_is_remembered_by_its_key(store):
 
     assert one.recall("part") == file
     assert encode(file)["digest"] == digest_of(b"words")
+
+
+def test_a_step_whose_input_was_lost_meanwhile_has_it_made_anew(store):
+    """Between the look at what is made and the step's own: a reader elsewhere has set an object of it aside."""
+    lost: list[str] = []
+
+    class Losing(Here):
+        def submit(self, node: Any, run: str, address: str) -> None:
+            if node["needs"] and not lost:
+                lost.append(node["needs"][0])
+                store.delete(f"keys/{lost[0]}.json")
+            super().submit(node, run, address)
+
+    nodes = nodes_of(sums, values=(1, 2), extra=4)
+    outcome = execute(store, nodes, executor=Losing)
+
+    assert outcome.ok
+    assert result(store, nodes[-1]) == 7
+    assert [line["kind"] for line in ends(store) if line["status"] == "retry"] == ["damaged"]

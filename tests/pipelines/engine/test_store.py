@@ -20,7 +20,7 @@ from components.runtime import files, places
 from components.runtime.files import keep
 from components.runtime.plain import encode
 from pipelines.engine import store as store_module
-from pipelines.engine.store import COLLECTOR, Store, StoreError, owner
+from pipelines.engine.store import COLLECTOR, Store, StoreError, owner, sealed_lines, unsealed_lines
 
 
 @pytest.fixture
@@ -330,3 +330,20 @@ def test_runs_are_listed_the_newest_first(store):
     store.write("runs/20260103-000000-c/events/x", b"")
 
     assert [name for name, _ in store.runs()] == ["20260102-000000-b", "20260101-000000-a"]
+
+
+def test_lines_that_a_disk_has_changed_are_never_taken_for_what_was_written():
+    """Whichever bit it is: they are refused, or all that was written is still there, after a head that nobody takes."""
+    lines = b'{"kind": "metrics", "value": 1}\n{"kind": "params"}\n'
+    whole = sealed_lines(lines)
+    assert unsealed_lines(whole) == lines
+    assert unsealed_lines(lines) == lines, "what an earlier version wrote has no seal"
+    for place in range(len(whole)):
+        for bit in range(8):
+            changed = whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :]
+            try:
+                read = unsealed_lines(changed)
+            except ValueError:
+                continue
+            assert place in (0, whole.index(b"\n")), place
+            assert read == changed and read.endswith(lines)

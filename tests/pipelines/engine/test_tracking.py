@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from components.runtime.files import where
 from components.steps.registry import client
 from pipelines.engine import tracking
+from pipelines.engine.context import handed_over
 from pipelines.engine.executors import Here
 from pipelines.engine.left import hold, left, mark, tried
 from pipelines.engine.report import write_report
@@ -250,3 +252,16 @@ def test_nested_parameters_become_dotted_names():
         "family.falls": (1, 2),
         "trials": 4,
     }
+
+
+def test_a_figure_that_is_damaged_holds_up_nothing_else(store, found, request):
+    """The run that makes it anew sends it: this one would be tried again by every run to come."""
+    recorded(store, "run-1", talking, name=request.node.name)
+    (named,) = handed_over(store, "run-1", nodes_of(talking)[0]["key"])
+    store.write(where(named["digest"]), b"damaged")
+    Sender(store, "run-1").send()
+    step = found()["talk"]
+
+    assert step.data.metrics["loss"] == 1.0
+    assert client().list_artifacts(step.info.run_id, "files") == []
+    assert {run.info.status for run in found().values()} == {"FINISHED"}

@@ -65,6 +65,7 @@ def bounds(numbers: Sequence[int]) -> tuple[int, int]:
 @step
 def talk(*, context: Context) -> str:
     """Says one of everything that a step can say."""
+    print("words that are printed", flush=True)
     context.note({"depth": 3, "nested": {"width": 4}})
     for n in range(3):
         context.log({"loss": 3.0 - n}, n)
@@ -106,8 +107,9 @@ def sums(values: tuple[int, ...] = (1, 2), extra: int = 0, seed: int = 0) -> Non
 
 
 @step
-def keeping() -> File:
-    return keep("words.txt", b"words")
+def keeping(*, words: str = "words") -> File:
+    _count("keeping")
+    return keep("words.txt", words.encode())
 
 
 @step
@@ -147,3 +149,49 @@ def promoted(scores: Any, *, name: str, gate: Gate, verdict: str = "PROMOTE") ->
     """Says what `register` says."""
     reasons = [] if verdict == "PROMOTE" else ["accuracy is 0.3, the champion's is 0.5"]
     return {"name": name, "version": "3", "verdict": verdict, "reasons": reasons, "uri": f"models:/{name}/3"}
+
+
+@step(registers=True)
+def enrolled(*, name: str, key: str = "one") -> dict[str, Any]:
+    """Registers a version under a key, and makes it champion: what `register` does of a model, of nothing."""
+    from components.steps.registry import by_key, client, ensure
+
+    _count(f"enrolled {name}")
+    api = client()
+    ensure(api, name)
+    version = by_key(api, name, key) or str(
+        api.create_model_version(name, "mlflow-artifacts:/nothing", tags=keyed(key)).version
+    )
+    api.set_registered_model_alias(name, "champion", version)
+    uri = f"models:/{name}/{version}"
+    return {
+        "name": name,
+        "version": version,
+        "verdict": "PROMOTE",
+        "reasons": [],
+        "uri": uri,
+        "key": key,
+        "what": "toy",
+    }
+
+
+def keyed(key: str) -> dict[str, str]:
+    """The tag by which a version is found again."""
+    return {"rayfield.key": key}
+
+
+@step
+def read(file: File) -> str:
+    return file.read().decode()
+
+
+@step
+def unread() -> dict[str, Any]:
+    """Says what a table says of an asset that could not be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([{"id": "chair", "reason": "it has no faces"}]), buffer)
+    kept = keep("quarantine.parquet", buffer.getvalue().to_pybytes())
+    return {"counts": {"quarantined": 1}, "quarantine": kept}
