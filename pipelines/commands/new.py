@@ -7,17 +7,23 @@ import click
 SECTION = "Develop"
 
 
-@click.group()
-def new() -> None:
-    """Write a working file of your own."""
-
-
-@new.command("family")
+@click.command()
+@click.argument("noun", type=click.Choice(["pipeline", "step", "family", "source", "representation"]))
 @click.argument("name")
-def new_family(name: str) -> None:
-    """Write components/families/NAME.py and its test."""
-    from pipelines.engine.scaffold import family
+def new(noun: str, name: str) -> None:
+    """
+    Write a working NOUN called NAME, to be changed: NAME.py in this folder; in a clone its place, and its test.
 
-    for path in family(name):
+    \b
+      rayfield new pipeline shapes        a table, a search, a training, a registered model
+      rayfield new step count             a function whose result is kept under a key
+      rayfield new family mynet           what learns, with its hyperparameters
+      rayfield new source scans           a listing of your things, and how one is decoded
+      rayfield new representation heights what a family reads of one
+    """
+    from pipelines.engine.scaffold import write
+
+    written = write(noun, name)
+    for path in written.paths:
         click.echo(f"  {path}")
-    click.echo(f"  Try it: pytest tests/components/families/test_{name}.py", err=True)
+    click.echo(f"  Try it: {written.command}", err=True)

@@ -119,7 +119,8 @@ class _Walk:
         """What a text has in place of a name of a module: the place of the definition, and what is asked of it."""
         rest = "".join(f".{one}" for one in attributes)
         if self.is_left_out(module):
-            return f"~{name}{rest}"
+            inner = f"{module}.{name}"
+            return self._of_module(inner, attributes, seen) if name and self._is_module(inner) else f"~{name}{rest}"
         source = self.source(module)
         if not name:
             return self._of_module(module, attributes, seen)
@@ -160,7 +161,7 @@ class _Walk:
         """What is asked of a module itself."""
         self.imports(module)
         if self.is_left_out(module):
-            return "~" + ".".join(attributes[-1:])
+            return "~" + ".".join(attributes)
         if self.source(module) is None and not self._is_folder(module):
             return self._outside(module, attributes)
         if not attributes:

@@ -18,14 +18,13 @@ from types import FrameType
 from typing import Any
 
 from components.runtime.files import root, scratch_root
-from components.runtime.imports import is_brought
 from components.runtime.places import is_remote
 from components.source import Source
 from pipelines.engine import code
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.reading import IMPORTING, reading
 
-PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", "PYARROW_")
+PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_")
 """variables that say where things are and how fast they go, never what a result is"""
 MAPPINGS = ("<frozen os>", "<frozen _collections_abc>", os.__file__, collections.abc.Mapping.get.__code__.co_filename)
 """through which the environment is asked"""
@@ -94,7 +93,7 @@ def _is_left_out(file: str) -> bool:
 
 def _is_brought(file: str) -> bool:
     ours = file.startswith(tuple(f"{code.ROOT / top}{os.sep}" for top in code.OURS))
-    return not ours and is_brought(file)
+    return not ours and code.is_brought(file)
 
 
 def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> list[str]:
@@ -129,7 +128,8 @@ def _sources(value: Any) -> Iterator[Source]:
 def _modules(node: Mapping[str, Any], loaded: Iterable[str]) -> Iterator[str]:
     """Modules that may be edited, that were imported meanwhile, and whose code no key holds."""
     known = set(node["modules"])
+    held = {code.path_of(name) for name in known}  # MLflow imports the file that serves a model under a name of its own
     for name in loaded:
         path = None if name in known or is_in_no_key(name) else code.path_of(name)
-        if path is not None and not _is_brought(str(path)):
+        if path is not None and path not in held and not _is_brought(str(path)):
             yield name

@@ -1,110 +1,103 @@
 """
-`rayfield new family NAME`: a family that works, and its test.
+`rayfield new NOUN NAME`: a file that works, to be changed. In a clone it lies in its place, beside its test; anywhere
+else it is a file of one's own, in the current folder.
 """
 
+import importlib.util
 import keyword
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 from components.errors import UsageError
-from pipelines.engine.clone import of_clone
+from pipelines.engine import templates
 from pipelines.engine.code import ROOT
 
-FAMILY = '''"""
-{title}: a shape, classified by the mean of its points' features. Yours to change.
-
-Paper       none: a start for your own
-Reference   none
-Size        {size} parameters at paper(): 40 classes
-Run         rayfield run classify --family {name} --size tiny
-Expect      tiny: to be measured by `rayfield certify {name}`
-"""
-
-# B clouds, N points, C channels, K classes
-
-from typing import Self
-
-from torch import Tensor, nn
-
-from components import space
-from components.family import Batch, Classifier
-from components.ranges import Count
-from components.representation import Representation
-from components.representations.points import Points
+FOLDERS = {
+    "pipeline": "pipelines",
+    "step": "components/steps",
+    "family": "components/families",
+    "source": "components/sources",
+    "representation": "components/representations",
+}
+COMMANDS = {
+    "pipeline": "rayfield run $file --trials 2",
+    "step": "rayfield run $file",
+    "family": "rayfield run classify --family $file --folds 2",
+    "source": "rayfield run classify --source $file --family voxnet --folds 2",
+    "representation": "rayfield run $file",
+}
+"""what shows a file of one's own at work"""
+SIZE = f"{(3 + 1) * 128 + (128 + 1) * 128 + (128 + 1) * 40:,}"
+"""parameters of a new family at paper()"""
 
 
-class {title}(Classifier):
-    points: Count = 256
-    """points drawn from each shape, at least 1"""
-    width: Count = 64
-    """channels of the hidden layers, at least 1"""
+@dataclass(frozen=True)
+class Written:
+    """The files that were written, as they are called from the current folder, and a command that tries them."""
 
-    @classmethod
-    def paper(cls) -> Self:
-        return cls(classes=40, points=1024, width=128, steps=20_000)
-
-    @classmethod
-    def tiny(cls) -> Self:
-        return cls(steps=400, lr=3e-3)
-
-    def representation(self) -> Representation:
-        return Points(count=self.points)
-
-    def network(self) -> nn.Module:
-        return Net(self.width, self.classes)
-
-    def logits(self, net: nn.Module, batch: Batch) -> Tensor:
-        return net(batch["points"])
-
-    def features(self, net: nn.Module, batch: Batch) -> Tensor:
-        return net.pooled(batch["points"])
-
-    def space(self) -> dict[str, space.Domain]:
-        return {{"lr": space.loguniform(3e-4, 3e-2), "smoothing": space.uniform(0, 0.2)}}
+    paths: tuple[str, ...]
+    command: str
 
 
-class Net(nn.Module):
-    """Points [B, N, 3] -> logits [B, K]."""
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.each = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-        self.whole = nn.Linear(width, classes)
-
-    def pooled(self, points_BN3: Tensor) -> Tensor:
-        return self.each(points_BN3).mean(1)  # [B, C]
-
-    def forward(self, points_BN3: Tensor) -> Tensor:
-        return self.whole(self.pooled(points_BN3))
-'''
-
-TEST = """import torch
-
-from components.families.{name} import {title}
-
-
-def test_the_order_of_points_does_not_matter():
-    torch.manual_seed(0)
-    net = {title}(classes=3).network().eval()
-    cloud = torch.randn(2, 64, 3)
-
-    torch.testing.assert_close(net(cloud), net(cloud[:, torch.randperm(64)]))
-"""
-
-
-def family(name: str) -> list[Path]:
-    """Writes components/families/NAME.py and its test; the conformance suite finds both by itself."""
-    if not name.isidentifier() or name != name.lower():
-        raise UsageError(f"A family's name is a file's: small letters, digits and _, but got {name!r}.")
-    title = "".join(part.capitalize() for part in name.split("_"))
-    if keyword.iskeyword(name) or keyword.iskeyword(title) or not title.isidentifier():
-        law = "A family's module and class are imported by its name, so it has letters and is no word of Python"
-        raise UsageError(f"{law}, but got {name!r}. Choose another.")
-    module = ROOT / "components" / "families" / f"{name}.py"
-    test = of_clone(ROOT / "tests" / "components" / "families", "new family") / f"test_{name}.py"
-    for path in (module, test):
+def write(noun: str, name: str) -> Written:
+    """Writes one of what `FOLDERS` names; nothing that exists is replaced."""
+    inside = Path.cwd().is_relative_to(ROOT) and (ROOT / "tests").is_dir()
+    _check(noun, name, inside)
+    texts = _inside(noun, name) if inside else {Path(f"{name}.py"): _text(noun, name, f"{name}.py")}
+    for path in texts:
         if path.exists():
-            raise UsageError(f"{path.relative_to(ROOT)} exists. Choose another name.")
-    size = f"{(3 + 1) * 128 + (128 + 1) * 128 + (128 + 1) * 40:,}"
-    module.write_text(FAMILY.format(name=name, title=title, size=size), encoding="utf-8")
-    test.write_text(TEST.format(name=name, title=title), encoding="utf-8")
-    return [module.relative_to(ROOT), test.relative_to(ROOT)]
+            raise UsageError(f"{_shown(path)} exists. Choose another name.")
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    paths = tuple(map(_shown, texts))
+    return Written(paths, f"pytest {paths[1]}" if inside else _filled(COMMANDS[noun], file=paths[0]))
+
+
+def _check(noun: str, name: str, inside: bool) -> None:
+    if not name.isidentifier() or name != name.lower():
+        raise UsageError(f"The name of a {noun} is a file's: small letters, digits and _, but got {name!r}.")
+    if keyword.iskeyword(name) or keyword.iskeyword(title_of(name)) or not title_of(name).isidentifier():
+        law = f"A {noun} is imported by its name, so it has letters and is no word of Python"
+        raise UsageError(f"{law}, but got {name!r}. Choose another.")
+    if not inside and not Path(f"{name}.py").exists() and _is_taken(name):
+        raise UsageError(f"A file of one's own hides no other module, but Python has one called {name!r} already.")
+
+
+def _is_taken(name: str) -> bool:
+    return name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None
+
+
+def title_of(name: str) -> str:
+    """The class of a name: mean_field -> MeanField."""
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _inside(noun: str, name: str) -> dict[Path, str]:
+    folder = FOLDERS[noun]
+    test = _filled(getattr(templates, f"{noun.upper()}_TEST"), name=name, title=title_of(name))
+    return {
+        ROOT / folder / f"{name}.py": _text(noun, name, ""),
+        ROOT / "tests" / folder / f"test_{name}.py": test,
+    }
+
+
+def _text(noun: str, name: str, file: str) -> str:
+    """The text of one; `file` is empty where it lies in the project."""
+    upper, title = noun.upper(), title_of(name)
+    called = title.lower() if file else name
+    imports = getattr(templates, f"{upper}_IMPORTS{'_OUTSIDE' if file else ''}", "")
+    text = getattr(templates, upper) + (getattr(templates, f"{upper}_SHOWN", "") if file else "")
+    run = f"rayfield run classify --family {file or name} --size tiny"
+    certify = "" if file else f" by `rayfield certify {name}`"
+    return _filled(text, name=name, title=title, called=called, imports=imports, run=run, certify=certify, size=SIZE)
+
+
+def _filled(text: str, **values: str) -> str:
+    return Template(text).substitute(values)
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

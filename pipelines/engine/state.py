@@ -42,8 +42,12 @@ def put_back(modules: Iterable[str]) -> Iterator[None]:
             os.chdir(folder)
         sys.path[:] = path
         np.seterr(**errors)  # type: ignore[arg-type]
+        now = _settings()
         for setting, value in torch.items():
-            setting(value)
+            if (
+                now[setting] != value
+            ):  # to set deterministic algorithms imports all of torch's compiler, a second's work
+                setting(value)
         if matplotlib := sys.modules.get("matplotlib"):
             matplotlib.rcdefaults()
         for one in names:

@@ -24,7 +24,7 @@ from components.step import Context, step
 from components.steps.cluster import spread
 from components.steps.optuna_search import search
 from components.steps.train import train
-from components.steps.tune import Climb, Rung, _on_tune
+from components.steps.tune import TrialRun, TrialScore, _on_tune
 from components.table import Table
 from tests.meshes import small_voxnet
 
@@ -93,17 +93,17 @@ def telling(steps: int) -> Telling:
     return Telling(**{one.name: getattr(own, one.name) for one in fields(own)})
 
 
-class Told(Climb):
+class Told(TrialRun):
     """A trial that prints everything, and raises it."""
 
-    def run(self, table: Table, context: Context) -> Rung:
+    def run(self, table: Table, context: Context) -> TrialScore:
         print(everything(), file=sys.stderr, flush=True)
         raise DataError(everything())
 
 
 @step(spreads=True)
 def told_by_trials(*, context: Context) -> str:
-    told = Told(small_voxnet(), 1, "trial 00", "", None)
+    told = Told(small_voxnet(), 1, None, "trial 00", "")
     return str(_on_tune({0: told}, "told", None, context)[0])  # type: ignore[arg-type]
 
 

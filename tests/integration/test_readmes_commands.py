@@ -33,6 +33,7 @@ RUN = {  # command -> what it prints
     "rayfield diff RUN RUN": "",
     "rayfield report --open": "report.html",
     "rayfield gc --keep 5 --dry-run": "",
+    "rayfield verify": "as it was written",
     "rayfield models list": "furniture",
     "rayfield predict models:/furniture@champion --source folder --root DIR --out answers.parquet": "answers.parquet",
 }

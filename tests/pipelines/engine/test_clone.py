@@ -21,9 +21,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "copy"
 
 
-def test_a_new_family_is_written_into_a_clone_alone(installed):
-    with pytest.raises(UsageError, match=r"`rayfield new family` works in a clone, but this copy is installed: .*pip"):
-        scaffold.family("mean_field")
+def test_what_is_new_is_a_file_of_ones_own_outside_a_clone(installed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert scaffold.write("family", "mean_field").paths == ("mean_field.py",)
     assert list(installed.rglob("*.py")) == []
 
 

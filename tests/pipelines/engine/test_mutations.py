@@ -382,6 +382,25 @@ def test_a_function_that_is_moved_to_another_file_and_renamed_changes_no_key(pro
     assert changed(before, said(ALL)) == set()
 
 
+def test_how_code_names_what_no_key_covers_changes_no_key(project):
+    """By the function or by its module, and wherever that lies."""
+    for place in ("runtime", "plotting"):
+        (project / "components" / place).mkdir()
+        (project / "components" / place / "moving.py").write_text("def send(rows):\n    return rows\n")
+    by_function, by_module = "from components.{}.moving import send\n", "from components.{} import moving\n"
+    mutate(project, "components/steps/load.py", "import json\n", "import json\n" + by_function.format("runtime"))
+    mutate(project, "components/steps/load.py", "rows[1:]", "send(rows)")
+    before = said(ALL)
+    mutate(project, "components/steps/load.py", by_function.format("runtime"), by_module.format("runtime"))
+    mutate(project, "components/steps/load.py", "send(rows)", "moving.send(rows)")
+    assert changed(before, said(ALL)) == set()
+
+    mutate(project, "components/steps/load.py", by_module.format("runtime"), by_module.format("plotting"))
+    assert changed(before, said(ALL)) == set()
+    mutate(project, "components/steps/load.py", "moving.send(rows)", "moving.receive(rows)")
+    assert changed(before, said(ALL)) == {LOAD}
+
+
 def test_a_step_whose_file_is_moved_keeps_its_key(project):
     before = said({LOAD})
     (project / "components/steps/load.py").rename(project / "components/deep/loading.py")

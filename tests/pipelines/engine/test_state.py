@@ -74,6 +74,15 @@ def test_the_process_is_put_back_when_a_step_fails(tmp_path):
     assert np.geterr()["under"] != "raise"
 
 
+def test_a_setting_that_a_step_left_alone_is_not_set(monkeypatch):
+    """To set some of them imports all of torch's compiler."""
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode: pytest.fail("it was set"))
+    with put_back([]):
+        torch.set_default_dtype(torch.float64)
+
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_every_step_begins_with_the_same_random_states():
     drawn = []
     for _ in range(2):
