@@ -61,10 +61,11 @@ def importing(*paths: Path) -> Iterator[None]:
     finally:
         for folder in folders:
             sys.path.remove(folder)
-        for name in imported() - before:
-            del sys.modules[name]  # another file may have modules of the same names beside it
+        left = imported() - before
         _files.clear()
         _files.update(held)
+        for name in left - imported():
+            del sys.modules[name]  # another file may have modules of the same names beside it
 
 
 def _add(path: Path) -> None:

@@ -16,6 +16,7 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+from components.errors import UsageError
 from components.family import find
 from components.metrics.paired import difference
 from pipelines.engine import pipeline
@@ -42,6 +43,11 @@ json.dump({k: np.asarray(v).tolist() for k, v in answered.items()}, open(sys.arg
 
 def certify(name: str, store: Store, folder: Path | None) -> bool:
     """Runs every point, writes results/NAME.json, and says whether all of them hold."""
+    if name.endswith(".py"):
+        raise UsageError(
+            f"A certificate is of a family of components/families, but {name} is your own. `rayfield run certify "
+            f"--family {name}` measures it beside the baselines."
+        )
     find(name)
     of_clone(ROOT / "tests" / "test_every_family.py", "certify")
     request = Request(pipeline.find("certify"), {"family": name}, {}, {})

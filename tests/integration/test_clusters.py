@@ -57,6 +57,61 @@ def long(root: str, each: float = 0.0, rest: float = 0.0, steps: int = 6, worker
     """A table and a training that take their time."""
     patient(unhurried(root, each=each), rest=rest, steps=steps, workers=workers)
 '''
+NETS = """
+from torch import nn
+
+from components.family import Classifier
+from components.representations.points import Points
+from widths import WIDTH
+
+
+class MyNet(Classifier):
+    @classmethod
+    def tiny(cls):
+        return cls(steps=4, batch=8, lr=1e-2)
+
+    def representation(self):
+        return Points(count=32)
+
+    def network(self):
+        return nn.Sequential(nn.Linear(3, WIDTH), nn.ReLU(), nn.Linear(WIDTH, self.classes))
+
+    def logits(self, net, batch):
+        return net(batch["points"]).mean(1)
+"""
+MINE = '''
+from components.artifacts import Scores, at_least
+from components.family import Family
+from components.source import Source
+from components.step import step
+from components.steps.evaluate import evaluate
+from components.steps.preprocess import preprocess
+from components.steps.register import register
+from components.steps.train import train
+from pipelines.engine.pipeline import pipeline
+
+
+@step
+def verdict(scores: Scores) -> str:
+    return scores.name
+
+
+@pipeline
+def mine(source: Source = "folder", family: Family = "voxnet"):
+    """A family of one's own, a source of one's own, and a step."""
+    model = family.at("tiny")
+    table = preprocess(source, [model.representation()])
+    scores = evaluate(train(model, table, workers=1), table)
+    verdict(scores)
+    register(scores, name="on-two-nodes", gate=at_least(accuracy=0.0))
+'''
+SCANS = """
+from components.sources.folder import Folder
+
+
+class Scans(Folder):
+    pass
+"""
 
 
 @dataclass
@@ -218,6 +273,24 @@ def jobs_of(terminal: Terminal) -> Any:
 
     address = terminal.cluster.said["dashboard"]
     return requests.get(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30).json()
+
+
+def test_code_of_ones_own_runs_on_the_cluster_and_its_model_is_loaded_here(terminal):
+    """Its workers lie on another node, and see neither the folder nor the copy of it on this machine."""
+    for name, text in {"mine": MINE, "nets": NETS, "widths": "WIDTH = 8\n", "scans": SCANS}.items():
+        (terminal.folder / f"{name}.py").write_text(text)
+    root = write_shapes(terminal.folder / "shapes", each=8)
+    words = ["mine.py", "--family", "nets.py:MyNet", "--source", "scans.py", "--root", str(root)]
+    code, submitted, said = terminal.submit(*words)
+
+    assert code == submitted["code"] == 0, said
+    titles = ["preprocess", "train mynet", "evaluate mynet", "verdict mynet", "register on-two-nodes"]
+    assert terminal.statuses(submitted["run"]) == dict.fromkeys(titles, "done")
+
+    code, out, said = terminal.rayfield("run", *words, "--json", RAY_AUTH_TOKEN="")
+    assert code == 0 and {row["status"] for row in json.loads(out)} == {"cached"}, said
+    code, out, said = terminal.rayfield("predict", "models:/on-two-nodes@champion", str(root / "flat/3.obj"), "--json")
+    assert code == 0 and {label for label, _ in json.loads(out)["answers"]} == {"flat", "long", "round"}, said
 
 
 def test_the_code_of_a_failed_run_is_its_own_and_not_rays(terminal):

@@ -9,6 +9,7 @@ import pytest
 
 from components.errors import UsageError
 from pipelines.engine import certificate, records, scaffold
+from pipelines.engine.catalog import exemption
 from pipelines.engine.store import Store
 
 
@@ -32,6 +33,12 @@ def test_a_family_is_certified_in_a_clone_alone_which_is_said_before_anything_ru
     with pytest.raises(UsageError, match="`rayfield certify` works in a clone, .*test_every_family.py"):
         certificate.certify("voxnet", Store.here(), None)
     assert not own_store.exists()
+
+
+def test_a_family_of_ones_own_has_no_certificate_and_it_is_said_what_measures_it(own_store):
+    with pytest.raises(UsageError, match=r"mine.py is your own. `rayfield run certify --family mine.py` measures it"):
+        certificate.certify("mine.py", Store.here(), None)
+    assert exemption("mynet", 6) == ""
 
 
 def test_a_run_is_not_of_the_commit_of_a_repository_around_an_installed_copy(installed):

@@ -122,6 +122,17 @@ def test_a_pipeline_of_ones_own_goes_along(store, cluster, tmp_path):
     assert cluster.taken[0]["words"][4] == "own/mine.py"
 
 
+def test_families_and_sources_of_ones_own_go_along_and_are_named_where_they_lie_there(store, cluster, tmp_path):
+    for name in ("nets.py", "beside_it.py"):
+        (tmp_path / name).write_text("import beside_it\n" if name == "nets.py" else "")
+
+    submit(request(family=f"{tmp_path}/nets.py:MyNet,voxnet"), [], store, cluster)
+
+    taken = cluster.taken[0]
+    assert taken["words"][4:6] == ["pipelines/quickstart.py", "--family=own/nets.py:MyNet,voxnet"]
+    assert {"own/nets.py", "own/beside_it.py"} <= set(taken["files"])
+
+
 def test_what_it_imports_from_beside_it_goes_along_and_nothing_else(store, cluster, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(
