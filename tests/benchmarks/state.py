@@ -8,52 +8,42 @@ that neither Ray's start nor an import is in it.
     python -m tests.benchmarks.state
 """
 
-import argparse
 import importlib
-import subprocess
-import sys
+import os
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from statistics import median
+from typing import Any
 
 from pipelines.engine import pipeline
+from pipelines.engine.executors import connect
 from pipelines.engine.plans import Request, drawn
 from pipelines.engine.state import put_back
 from pipelines.engine.store import Store
 from pipelines.engine.work import keyed
-from tests.benchmarks.overhead import measured
+from tests.benchmarks.processes import Sampler
+from tests.benchmarks.trivial import add
 
 TRIVIAL = ("tests.benchmarks.trivial",)
 ROUNDS = 200
-FEW, MANY = 5, 25
-WAYS = {
-    "a task in a process that is used again": "plain",
-    "the same, and its state is put back": "put back",
-    "a task in a process of its own": "own",
-}
-TASKS = """
-import sys
-from pipelines.engine.executors import connect
-connect()
-import ray
-from pipelines.engine.state import put_back
-from tests.benchmarks.trivial import add
+FEW = 2
 
-way, count = sys.argv[1], int(sys.argv[2])
 
-def plain(number):
+def plain(number: int) -> int:
     return add.function(number=number)
 
-def restoring(number):
-    with put_back(["tests.benchmarks.trivial"]):
+
+def restoring(number: int) -> int:
+    with put_back(TRIVIAL):
         return add.function(number=number)
 
-task = ray.remote(num_cpus=0, max_calls=1 if way == "own" else 0)(restoring if way == "put back" else plain)
-for number in range(count):
-    assert ray.get(task.remote(number)) == number
-"""
+
+WAYS = {
+    "a task in a process that is used again": (plain, 0, 500),
+    "the same, and its state is put back": (restoring, 0, 500),
+    "a task in a process of its own": (plain, 1, 12),
+}
 
 
 def alone(modules: Iterable[str]) -> tuple[float, float]:
@@ -79,30 +69,39 @@ def training() -> list[str]:
     return keyed(next(node for node in nodes if node["step"] == "step:train"))
 
 
-def slope(way: str, times: int) -> float:
-    """CPU milliseconds that one more task costs."""
-    runs = [
-        [measured([sys.executable, "-c", TASKS, way, str(count)])[0] for count in (FEW, MANY)] for _ in range(times)
-    ]
-    return 1000 * median((many - few) / (MANY - FEW) for few, many in runs)
+def spent(task: Any, count: int) -> float:
+    """CPU milliseconds of so many tasks, one after the other."""
+    import ray
+
+    with Sampler(every=0.02) as sampler:
+        for number in range(count):
+            assert ray.get(task.remote(number)) == number
+    return 1000 * sampler.cpu
+
+
+def slope(function: Callable[[int], int], calls: int, many: int) -> float:
+    """CPU milliseconds that one more task costs; a process ends after so many calls, or never after 0."""
+    import ray
+
+    task = ray.remote(num_cpus=0, max_calls=calls)(function)
+    spent(task, FEW)
+    return (spent(task, many) - spent(task, FEW)) / (many - FEW)
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("--times", type=int, default=3)
-    times, modules = words.parse_args().times, training()
+    modules = training()
     print(f"{'CPU ms a step':46}{'each':>9}{'the first':>11}")
     for said, names in {
         "of a step that does nothing": TRIVIAL,
         f"of a training, {len(modules)} modules": modules,
     }.items():
         first, each = alone(names)
-        print(f"{f'put_back, {said}':46}{each:9.2f}{first:11.2f}")
-    try:
+        print(f"{f'put_back, {said}':46}{each:9.2f}{first:11.2f}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["RAYFIELD_STORE"] = folder
+        connect()
         for said, way in WAYS.items():
-            print(f"{said:46}{slope(way, times):9.1f}", flush=True)
-    except subprocess.CalledProcessError as error:
-        raise SystemExit(error.stderr.decode()) from error
+            print(f"{said:46}{slope(*way):9.1f}", flush=True)
 
 
 if __name__ == "__main__":
