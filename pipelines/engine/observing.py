@@ -6,12 +6,14 @@ is seen here, in the step's own process, and named in the step's manifest; a str
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,11 +22,16 @@ from components.runtime.files import root, scratch_root
 from components.runtime.places import is_remote
 from components.source import Source
 from pipelines.engine import code
+from pipelines.engine.code import ROOT
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.reading import IMPORTING, reading
 
-PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_")
+PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", "ARROW_", "PYARROW_")
 """variables that say where things are and how fast they go, never what a result is"""
+LOOKING = os.path.dirname(metadata.__file__)
+"""Python's own code that looks for what is installed: versions are in keys"""
+REMOVING = {one.__code__ for name, one in vars(shutil).items() if "rmtree" in name and hasattr(one, "__code__")}
+"""what lists a folder to remove it"""
 
 
 @dataclass
@@ -39,7 +46,7 @@ class Observed:
 def observing(node: Mapping[str, Any], arguments: Any) -> Iterator[Observed]:
     """Notes what a step's own code reads meanwhile, less what its key holds."""
     seen, before = Observed(), set(sys.modules)
-    with reading(_is_of_the_step) as found:
+    with reading(_is_of_the_step, _is_own) as found:
         yield seen
     paths = {os.path.abspath(path) for path in found.paths}
     seen.also += sorted(_strange(paths, node, arguments))
@@ -51,7 +58,7 @@ def _is_of_the_step(frame: FrameType | None) -> bool:
     """Whether the first code on the way up that no package brought is in the step's key."""
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(IMPORTING) or _is_left_out(file):
+        if file.startswith((IMPORTING, LOOKING)) or _is_left_out(file) or frame.f_code in REMOVING:
             return False
         if not file.startswith("<") and not _is_brought(file):
             return True
@@ -59,16 +66,22 @@ def _is_of_the_step(frame: FrameType | None) -> bool:
     return False
 
 
+def _is_own(frame: FrameType | None) -> bool:
+    """Whether the code itself is the step's: what a package asks of the environment says how it works here."""
+    file = frame.f_code.co_filename if frame else "<"
+    return not file.startswith("<") and not _is_brought(file) and _is_of_the_step(frame)
+
+
 @cache
 def _is_left_out(file: str) -> bool:
     """Whether a file moves bytes, draws or runs steps: what it reads is compared with digests, or decides no result."""
-    if not file.startswith(tuple(f"{code.ROOT / top}{os.sep}" for top in code.OURS)):
+    if not file.startswith(tuple(f"{ROOT / top}{os.sep}" for top in code.OURS)):
         return False
-    return is_in_no_key(".".join(Path(file).relative_to(code.ROOT).with_suffix("").parts))
+    return is_in_no_key(".".join(Path(file).relative_to(ROOT).with_suffix("").parts))
 
 
 def _is_brought(file: str) -> bool:
-    ours = file.startswith(tuple(f"{code.ROOT / top}{os.sep}" for top in code.OURS))
+    ours = file.startswith(tuple(f"{ROOT / top}{os.sep}" for top in code.OURS))
     return not ours and code.is_brought(file)
 
 
@@ -77,6 +90,7 @@ def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> l
     data = {str(code.data_path(name[5:])) for name in node["ingredients"]["code"] if name.startswith("data ")}
     near = tuple(_near())
     left = [path for path in paths if path not in data and not path.startswith(near) and not path.endswith(".py")]
+    left = [path for path in left if not {"__pycache__", ".git"} & {*Path(path).parts}]
     if not left:
         return []
     watched = {os.path.abspath(path) for source in _sources(arguments) for path in source.watch()}
@@ -104,5 +118,10 @@ def _modules(node: Mapping[str, Any], loaded: Iterable[str]) -> Iterator[str]:
     known = set(node["modules"])
     for name in loaded:
         path = None if name in known or is_in_no_key(name) else code.path_of(name)
-        if path is not None and not _is_brought(str(path)):
+        if path is not None and not _is_brought(str(path)) and _name(path) not in known:
             yield name
+
+
+def _name(path: Path) -> str:
+    """The module of a file of this project, whatever it was imported as."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts) if path.is_relative_to(ROOT) else ""

@@ -33,6 +33,8 @@ class Reading:
     variables: set[str] = field(default_factory=set)
     is_asked: Callable[[FrameType | None], bool] = lambda frame: True
     """whether the code that asks is the one that is listened to"""
+    reads: Callable[[FrameType | None], bool] = lambda frame: True
+    """the same for variables"""
 
 
 _now: list[Reading] = []
@@ -40,9 +42,12 @@ _now: list[Reading] = []
 
 
 @contextmanager
-def reading(is_asked: Callable[[FrameType | None], bool] | None = None) -> Iterator[Reading]:
-    """Notes what is read meanwhile by the user's own code, or by the code that `is_asked` tells."""
-    found, kind = Reading(is_asked=is_asked or _is_asked_by_the_user), os.environ.__class__
+def reading(
+    is_asked: Callable[[FrameType | None], bool] | None = None, reads: Callable[[FrameType | None], bool] | None = None
+) -> Iterator[Reading]:
+    """Notes what is read meanwhile by the user's own code, or by the code that `is_asked` and `reads` tell."""
+    asked = is_asked or _is_asked_by_the_user
+    found, kind = Reading(is_asked=asked, reads=reads or asked), os.environ.__class__
     _listen()
     _now.append(found)
     os.environ.__class__ = _Environment  # in place: modules may hold it by another name
@@ -69,12 +74,36 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 class _Environment(type(os.environ)):  # type: ignore[misc]
-    """The environment, which notes the names that are asked for; not secrets, since even a digest tells of one."""
+    """
+    The environment, which notes the names that are asked for; not secrets, since even a digest tells of one.
+
+    Whoever copies all of it, as a package does for each program that it starts, asks for none.
+    """
 
     def __getitem__(self, name: str) -> str:
-        if _now and isinstance(name, str) and not is_secret(name) and _now[-1].is_asked(sys._getframe(1)):
+        if _now and not _copying and isinstance(name, str) and not is_secret(name) and _now[-1].reads(_caller()):
             _now[-1].variables.add(name)
         return super().__getitem__(name)
+
+    def __iter__(self) -> Iterator[str]:
+        mark = object()
+        _copying.add(mark)
+        try:
+            yield from super().__iter__()
+        finally:
+            _copying.discard(mark)
+
+
+_copying: set[object] = set()
+"""the copies of the environment that are being made"""
+
+
+def _caller() -> FrameType | None:
+    """Who asks for a variable, past what os.environ is made of."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") in ("os", "_collections_abc", "collections.abc"):
+        frame = frame.f_back
+    return frame
 
 
 def _is_asked_by_the_user(frame: FrameType | None) -> bool:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from components.steps.registry import client
-from pipelines.engine import tracking
+from pipelines.engine import observing, tracking
 from pipelines.engine.executors import Here
 from pipelines.engine.left import hold, left, mark, tried
 from pipelines.engine.report import write_report
@@ -250,3 +251,11 @@ def test_nested_parameters_become_dotted_names():
         "family.falls": (1, 2),
         "trials": 4,
     }
+
+
+def test_what_a_step_read_that_is_in_no_key_is_among_its_notes(store, found, request):
+    with patch.object(observing, "_strange", lambda paths, node, arguments: ["/etc/words"]):
+        recorded(store, "run-1", talking, name=request.node.name)
+    Sender(store, "run-1").send()
+
+    assert found()["talk"].data.params["also read"] == "/etc/words"
