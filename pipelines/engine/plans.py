@@ -188,7 +188,8 @@ def _imported(request: Request, read: Sequence[Module], more: Iterable[Path], da
     texts = [*read, *(module(path.stem, path) for path in more if path.suffix == ".py" and str(path) not in known)]
     steps = [one for one in texts if not one.name.startswith("pipelines.engine")]
     tops = {name.partition(".")[0] for one in steps for name in (*one.packages, *one.imports)}
-    outside = tops - {*OURS}
+    # what lies in this project is known by its files
+    outside = {name for name in tops - {*OURS} if not (ROOT / name).is_dir()}
     return {
         "files": _files(request, read, more, data),
         "absent": sorted({name for one in texts for name in one.absent}),

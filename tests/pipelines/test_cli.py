@@ -21,7 +21,6 @@ from pipelines.engine.display import results
 from pipelines.engine.executors import Here
 from pipelines.engine.store import Store
 from tests.meshes import write_shapes
-from tests.pipelines.engine import toys
 from tests.pipelines.engine.toys import ran
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -332,12 +331,34 @@ def test_the_logs_of_a_step_are_printed_to_stdout(toy, untracked):
     assert "Nothing was printed." in rayfield("logs", name, "judg", "--follow").stderr
 
 
-def test_the_logs_of_what_was_kept_are_those_of_the_run_that_made_it(toy, untracked, monkeypatch):
-    monkeypatch.setattr(toys.number, "function", lambda value, workers: print("counting") or value)
-    rayfield("run", toy)
-    rayfield("run", toy, "--verdict", "HOLD")
+TALKING = """
+from components.step import step
+from pipelines.engine.pipeline import pipeline
 
-    assert "counting" in rayfield("logs", "last", "number").stdout
+
+@step
+def talk(value: int) -> int:
+    print("counting")
+    return value
+
+
+@step
+def add(value: int, more: int) -> int:
+    return value + more
+
+
+@pipeline
+def talking(more: int = 1):
+    add(talk(1), more)
+"""
+
+
+def test_the_logs_of_what_was_kept_are_those_of_the_run_that_made_it(tmp_path, untracked):
+    (tmp_path / "talking.py").write_text(TALKING)
+    rayfield("run", str(tmp_path / "talking.py"))
+    rayfield("run", str(tmp_path / "talking.py"), "--more", "2")
+
+    assert "counting" in rayfield("logs", "last", "talk").stdout
 
 
 def test_two_runs_are_compared(toy, untracked):

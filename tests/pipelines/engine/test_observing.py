@@ -66,7 +66,7 @@ def test_a_variable_that_is_read_is_named_and_one_that_says_where_things_are_is_
     assert manifest["also"] == ["the variable WORDS"]
 
 
-@pytest.mark.parametrize("what", ['os.getenv("WORDS")', 'os.environ.get("WORDS")', "dict(os.environ)"])
+@pytest.mark.parametrize("what", ['os.getenv("WORDS")', 'os.environ.get("WORDS")'])
 def test_a_variable_is_named_however_a_step_reads_it(tmp_path, own_store, monkeypatch, what):
     monkeypatch.setenv("WORDS", "three")
     _, _, manifest = run(tmp_path, Store(str(own_store)), what)
