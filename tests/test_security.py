@@ -24,6 +24,8 @@ from pipelines.engine.executors import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
+    "components/runtime/compilation_cache.py": {"pickle"},  # machine code, in this user's own cache, as numba keeps its
+    "pipelines/engine/asking.py": {"cloudpickle"},  # tells Ray's pickler what to send by value: nothing of it is read
     "components/steps/cluster.py": {"cloudpickle"},  # Ray's own, from worker to driver: nothing of it is stored
     "components/metrics/extractors.py": {"torch.load"},  # a pinned package's file, and its tensors alone
 }

@@ -30,7 +30,7 @@ def show(run: str, store: str, as_json: bool) -> None:
 
 
 def _say(run: Any, store: Any) -> None:
-    from pipelines.engine.display import console, noting_damage, run_tree, unread
+    from pipelines.engine.display import also_read, console, noting_damage, run_tree, unread
     from pipelines.engine.seeing import UNREAD, quarantined
 
     screen = console()
@@ -38,6 +38,7 @@ def _say(run: Any, store: Any) -> None:
     for step in run.steps:
         with noting_damage(screen):
             unread(quarantined(store, step.manifest), step.title, UNREAD, screen)
+        also_read(step, UNREAD, screen)
         if step.status == "failed":
             click.echo(f"\n  {step.title}\n{_wrong(step.failures[-1])}", err=True)
     _links(run, store)
@@ -62,6 +63,7 @@ def _as_dict(run: Any, whys: dict[str, str]) -> dict[str, Any]:
             "attempts": step.attempts,
             "cost": step.cost,
             "describe": (step.manifest or {}).get("describe"),
+            "also": step.also,
             "error": step.error,
             "traceback": step.failures[-1].get("traceback") if step.failures else None,
             "mlflow": run.ids.get(step.key),

@@ -49,6 +49,10 @@ def _ingredients(run: Run) -> dict[str, dict[str, Any]]:
             kind, space, rest = name.partition(" ")
             place = {"package": "packages", "data": "data"}.get(kind, "code") if space else "code"
             found[place][rest if space else name] = value
+        if python := (step.manifest or {}).get("python"):  # is in no key
+            found["packages"]["python"] = ", ".join(
+                sorted({*found["packages"].get("python", python).split(", "), python})
+            )
         found["data"] |= dict(_sources(held.get("parameters", {}), step.title))
     return found
 

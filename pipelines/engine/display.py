@@ -312,6 +312,14 @@ def unread(rows: Sequence[tuple[str, str]], title: str, most: int, screen: Any) 
             screen.print(f"    and {len(rows) - most} more")
 
 
+def also_read(step: Any, most: int, screen: Any) -> None:
+    """What a step read that is in no key: another result may come of it under the same key."""
+    if step.also:
+        more = f", and {len(step.also) - most} more" if len(step.also) > most else ""
+        said = f"{step.title} also read: {', '.join(step.also[:most])}{more}"
+        screen.print(f"\n  {_escaped(said)}", soft_wrap=True)
+
+
 def _models(manifests: Mapping[str, Any], screen: Any) -> None:
     made = [m for m in manifests.values() if m and isinstance(m["result"], dict)]
     classifies = any(one["result"].get("goal") == "accuracy" for one in made)

@@ -5,6 +5,7 @@ Earlier results are found through the records of the last runs. What a code cons
 the store, so what changed is named down to the function; what a source had lies in the table that was made of it.
 """
 
+import platform
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -168,6 +169,9 @@ class Reasons:
         if one["seed"] != other["seed"]:
             yield f"seed {one['seed']} -> {other['seed']}"
         yield from code_changes(one["code"], other["code"], self.store)
+        now = after.get("python", platform.python_version())
+        if before.get("python", now) != now:
+            yield f"Python {before['python']} -> {now}, which is in no key"
 
     def _result(self, name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
         """Two results of one step differ where that step does: `_inputs` leads there."""

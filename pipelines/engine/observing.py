@@ -5,14 +5,16 @@ Keys are computed from the text of the code: what it reads by names that are mad
 is seen here, in the step's own process, and named in the step's manifest; a strict step fails on it.
 """
 
-import collections.abc
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import metadata
+from importlib.util import source_from_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,15 +23,21 @@ from components.runtime.files import root, scratch_root
 from components.runtime.places import is_remote
 from components.source import Source
 from pipelines.engine import code
+from pipelines.engine.code import ROOT
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.reading import IMPORTING, reading
 
-PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_")
+PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", "ARROW_", "PYARROW_")
 """variables that say where things are and how fast they go, never what a result is"""
-MAPPINGS = ("<frozen os>", "<frozen _collections_abc>", os.__file__, collections.abc.Mapping.get.__code__.co_filename)
-"""through which the environment is asked"""
+LOOKING = os.path.dirname(metadata.__file__)
+"""Python's own code that looks for what is installed: versions are in keys"""
+MLFLOW = f"{os.sep}site-packages{os.sep}mlflow{os.sep}"
+"""the registry is asked, whatever is remembered"""
+STANDARD = os.path.dirname(os.__file__)
 CARRIERS = ("ray", "mlflow")
 """packages that carry work from here to there, and read what they need for that"""
+REMOVING = {one.__code__ for name, one in vars(shutil).items() if "rmtree" in name and hasattr(one, "__code__")}
+"""what lists a folder to remove it"""
 
 
 @dataclass
@@ -42,21 +50,40 @@ class Observed:
 
 @contextmanager
 def observing(node: Mapping[str, Any], arguments: Any) -> Iterator[Observed]:
-    """Notes what a step's own code reads meanwhile, less what its key holds."""
+    """
+    Notes what a step's own code reads meanwhile, less what its key holds.
+
+    In this process and in the threads that the code itself starts. What its workers read, or another program, is not
+    seen; nor what is asked in C, of a network, of MLflow, or in the folder for temporary files.
+    """
     seen, before = Observed(), set(sys.modules)
-    with reading(_is_of_the_step, _is_the_step) as found:
+    with reading(_is_of_the_step, _is_own, _starts) as found:
         yield seen
-    paths = {os.path.abspath(path) for path in found.paths}
+    modules = sorted(_modules(node, set(sys.modules) - before))
+    paths = {os.path.abspath(_source_of(path)) for path in found.paths} - {str(code.path_of(name)) for name in modules}
     seen.also += sorted(_strange(paths, node, arguments))
     seen.also += sorted(f"the variable {name}" for name in found.variables if not name.startswith(PLACES))
-    seen.also += sorted(f"the module {name}" for name in _modules(node, set(sys.modules) - before))
+    seen.also += [f"the module {name}" for name in modules]
+
+
+def _source_of(path: str) -> str:
+    """The source of what was compiled: Python reads the one or the other."""
+    return source_from_cache(path) if path.endswith(".pyc") and "__pycache__" in path else path
 
 
 def _is_of_the_step(frame: FrameType | None) -> bool:
     """Whether the first code on the way up that no package brought is in the step's key."""
+    loads = frame is not None and frame.f_code.co_name == "get_data"  # of a file; to look for one is not to read it
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(IMPORTING) or _is_left_out(file):
+        if (
+            file.startswith(IMPORTING)
+            and not loads
+            or file.startswith(LOOKING)
+            or MLFLOW in file
+            or _is_left_out(file)
+            or frame.f_code in REMOVING
+        ):
             return False
         if not file.startswith("<") and not _is_brought(file):
             return True
@@ -64,13 +91,20 @@ def _is_of_the_step(frame: FrameType | None) -> bool:
     return False
 
 
-def _is_the_step(frame: FrameType | None) -> bool:
-    """Whether the step's own code asks, and not a library that looks for its own settings."""
-    while frame is not None and frame.f_code.co_filename.startswith(MAPPINGS):
+def _starts(frame: FrameType | None) -> bool:
+    """Whether the step's code itself starts a thread, if by Python's own pools; a package's threads are its own."""
+    while frame is not None and not _is_own(frame):
+        file = frame.f_code.co_filename
+        if not file.startswith("<") and ("site-packages" in file or not file.startswith(STANDARD)):
+            return False
         frame = frame.f_back
-    if frame is None or frame.f_code.co_filename.startswith("<"):  # Python's own, such as what finds a home folder
-        return False
-    if _is_left_out(frame.f_code.co_filename) or _is_brought(frame.f_code.co_filename):
+    return frame is not None
+
+
+def _is_own(frame: FrameType | None) -> bool:
+    """Whether the code itself is the step's: what a package asks of the environment says how it works here."""
+    file = frame.f_code.co_filename if frame else "<"
+    if frame is None or file.startswith("<") or _is_brought(file) or not _is_of_the_step(frame):
         return False
     return any(_is_environment(name, frame) for name in frame.f_code.co_names)
 
@@ -86,28 +120,36 @@ def _is_left_out(file: str) -> bool:
     """Whether a file moves bytes, draws or runs steps: what it reads is compared with digests, or decides no result."""
     if any(f"{os.sep}{name}{os.sep}" in file for name in CARRIERS) and code.is_brought(file):
         return True
-    if not file.startswith(tuple(f"{code.ROOT / top}{os.sep}" for top in code.OURS)):
+    if not file.startswith(tuple(f"{ROOT / top}{os.sep}" for top in code.OURS)):
         return False
-    return is_in_no_key(".".join(Path(file).relative_to(code.ROOT).with_suffix("").parts))
+    return is_in_no_key(".".join(Path(file).relative_to(ROOT).with_suffix("").parts))
 
 
 def _is_brought(file: str) -> bool:
-    ours = file.startswith(tuple(f"{code.ROOT / top}{os.sep}" for top in code.OURS))
+    ours = file.startswith(tuple(f"{ROOT / top}{os.sep}" for top in code.OURS))
     return not ours and code.is_brought(file)
 
 
 def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> list[str]:
     """Those of some paths that neither the key nor the engine answers for."""
     data = {str(code.data_path(name[5:])) for name in node["ingredients"]["code"] if name.startswith("data ")}
-    near = tuple(_near())
     data |= {os.path.abspath(folder) for folder in sys.path}  # what is installed is listed, by numba for one
-    paths = [path for path in paths if not path.endswith(".py") and "__pycache__" not in Path(path).parts]
-    left = [path for path in paths if path not in data and not path.startswith(near)]
+    near = tuple(_near())
+    names = {*node["modules"], *code.OURS}
+    known = data | {str(path) for name in node["modules"] if (path := code.path_of(name))}
+    left = [path for path in paths if not (path in known or _is_near(path, near) or _name(Path(path)) in names)]
     if not left:
         return []
     watched = {os.path.abspath(path) for source in _sources(arguments) for path in source.watch()}
     folders = tuple(f"{path}{os.sep}" for path in watched if os.path.isdir(path))
     return [path for path in left if path not in watched and not path.startswith(folders or ("\0",))]
+
+
+def _is_near(path: str, near: tuple[str, ...]) -> bool:
+    if "__pycache__" in path or code.is_brought(path):  # what numba compiled, and what a version stands for
+        return True
+    is_code = path.startswith(f"{ROOT}{os.sep}") and is_in_no_key(_name(Path(path)))
+    return is_code or (path.startswith(near) and not path.startswith(f"{scratch_root() / 'code'}{os.sep}"))
 
 
 def _near() -> Iterator[str]:
@@ -128,8 +170,12 @@ def _sources(value: Any) -> Iterator[Source]:
 def _modules(node: Mapping[str, Any], loaded: Iterable[str]) -> Iterator[str]:
     """Modules that may be edited, that were imported meanwhile, and whose code no key holds."""
     known = set(node["modules"])
-    held = {code.path_of(name) for name in known}  # MLflow imports the file that serves a model under a name of its own
     for name in loaded:
         path = None if name in known or is_in_no_key(name) else code.path_of(name)
-        if path is not None and path not in held and not _is_brought(str(path)):
+        if path is not None and not _is_brought(str(path)) and _name(path) not in known:
             yield name
+
+
+def _name(path: Path) -> str:
+    """The module of a file of this project, whatever it was imported as."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts) if path.is_relative_to(ROOT) else ""

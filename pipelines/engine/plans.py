@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.runtime.crash import point
 from components.runtime.own import importing, is_own, written
-from pipelines.engine.code import LOCK, OURS, ROOT, Module, closure, data_path, found_now, module, path_of
+from pipelines.engine.code import LOCK, OURS, ROOT, Module, closure, data_path, found_now, module, paths_of
 from pipelines.engine.reading import loaded, packages, reading, variables
 from pipelines.engine.store import Store, StoreError, sealed, unsealed
 
@@ -93,7 +93,7 @@ def _holds(held: Mapping[str, Any]) -> bool:
         held.get("packages") == packages()  # a plan of before this was kept is drawn anew
         and all(_same(path, stamp) for path, stamp in held["files"].items())
         and all(_whole_stamp(path) == stamp for path, stamp in held["watch"].items())
-        and all(path_of(name) is None for name in held["absent"])
+        and not any(path.is_file() for name in held["absent"] for path in paths_of(name))
         and all(found_now(name) == found for name, found in held["found"].items())
         and variables(held["variables"]) == held["variables"]
     )

@@ -72,6 +72,7 @@ def report(store: Store, name: str, now: float | None = None, damaged: list[str]
         scores=list(_scores(run.steps)),
         comparisons=[_result(step) for step in run.steps if "means" in _result(step)],
         quarantines=[found for step in run.steps if (found := _quarantine(reader, step))],
+        readers=[step for step in run.steps if step.also],
         graph=_safe(svg.graph(run.steps)),
         timeline=_timeline(run, now or time.time()),
         steps=[_step(store, run, step, told[step.key], reasons[step.key]) for step in run.steps],

@@ -64,6 +64,11 @@ class Step:
         """What came of it, in one line."""
         return self.error or (self.manifest or {}).get("describe", "")
 
+    @property
+    def also(self) -> list[str]:
+        """What it read that is in no key, while its result was made."""
+        return [redact(one) for one in (self.manifest or {}).get("also", [])]
+
     def made_in(self, run: str) -> str:
         """The run whose logs and numbers are this step's."""
         return (self.manifest or {}).get("run", run) if self.status == "cached" else run

@@ -5,6 +5,7 @@ Running one node: from its plain description to its manifest, in whatever proces
 import errno
 import importlib
 import os
+import platform
 import re
 import sys
 import time
@@ -199,6 +200,7 @@ def manifest(
         "describe": describe(result),
         "ingredients": node["ingredients"],
         "class": "tolerance" if "package torch" in node["ingredients"]["code"] else "bitwise",
+        "python": platform.python_version(),
         "run": run,
         "when": time.time(),
         "cost": dict(cost),

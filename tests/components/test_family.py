@@ -49,7 +49,7 @@ def test_presets_are_found_by_name_and_tiny_is_the_first(name):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: find("pointnett"), "No family 'pointnett'. Did you mean 'pointnet'? `rayfield families` lists all."),
+        (lambda: find("pointnett"), "No family 'pointnett'. Did you mean 'pointnet'? `rayfield families` lists all;"),
         (
             lambda: PointNet.at("tny"),
             "`size` of PointNet must be tiny or authors or paper, but got 'tny'. Did you mean",

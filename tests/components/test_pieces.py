@@ -137,7 +137,7 @@ def test_the_part_of_one_worker_is_cut_by_itself():
 
 
 def test_a_row_that_does_not_fit_alone_is_said_to_be_too_large():
-    with pytest.raises(OutOfMemory, match=r"A row of test_pieces must fit in memory, but one alone does not."):
+    with pytest.raises(OutOfMemory, match=r"A row of small must fit in memory, but one alone does not."):
         learned(Small(fits=0))
 
 
@@ -151,7 +151,7 @@ def test_a_row_that_does_not_fit_alone_is_said_to_be_too_large():
 )
 def test_where_cutting_would_change_the_result_the_error_names_the_batch_that_fits(family):
     with pytest.raises(
-        OutOfMemory, match=r"but 16 rows do not fit and 4 do. Pass --set test_pieces.batch=4."
+        OutOfMemory, match=rf"but 16 rows do not fit and 4 do. Pass --set {family.name}.batch=4."
     ) as caught:
         learned(family)
 

@@ -102,9 +102,7 @@ def test_the_others_are_around_the_family_as_it_is():
 
 
 def test_a_field_that_decides_what_is_preprocessed_is_not_tuned():
-    with pytest.raises(
-        UsageError, match="test_tune.count decides what is preprocessed: tune it by a loop over families"
-    ):
+    with pytest.raises(UsageError, match="wrong.count decides what is preprocessed: tune it by a loop over families"):
         sample(Wrong(), 4, 0)
 
 
@@ -432,7 +430,12 @@ def test_ray_tune_finds_what_this_process_finds(table, own_store, ray_session, m
             lambda wanted, name, table, context: [one.run(table, context) for one in wanted.values()] and {},
         )
         other = Running(
-            Store(str(own_store)), "run", "k", ("components.steps.tune", "components.steps.train"), 0, {"CPU": 2}
+            Store(str(own_store)),
+            "run",
+            "k",
+            (("components.steps.tune", "tune"), ("components.steps.train", "train")),
+            0,
+            {"CPU": 2},
         )
         here = search(table, other, 2)
 

@@ -42,3 +42,10 @@ def change(store: Store, run: str, *gone: str, **more: Any) -> None:
     """Changes a run's record."""
     held = store.load(f"runs/{run}/run.json")
     write(store, run, {**{name: value for name, value in held.items() if name not in gone}, **more})
+
+
+def held(store: Store, key: str, **more: Any) -> None:
+    """Changes a manifest."""
+    manifest = store.manifest(key)
+    store.delete(f"keys/{key}.json")
+    store.commit(key, {**(manifest or {}), **more})

@@ -12,7 +12,7 @@ import pytest
 from pipelines.engine.diff import difference
 from pipelines.engine.seeing import open_run
 from pipelines.engine.store import Store
-from tests.pipelines.engine.recorded import change, recorded
+from tests.pipelines.engine.recorded import change, held, recorded
 from tests.pipelines.engine.toys import broken, number, scored, total
 
 ONE, OTHER = "20260101-000000-aa01", "20260102-000000-bb02"
@@ -126,3 +126,12 @@ def test_a_step_that_failed_in_one_of_them_is_said(store):
         ("broken", ["failed", None]),
         ("number", [None, "done"]),
     ]
+
+
+def test_another_python_is_named_though_it_is_in_no_key(store):
+    (one,) = recorded(store, lambda: number(1), ONE)
+    (other,) = recorded(store, lambda: number(2), OTHER)
+    held(store, one["key"], python="3.11.9")
+    held(store, other["key"], python="3.13.1")
+
+    assert compared(store)["packages"] == {"python": ["3.11.9", "3.13.1"]}

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from pipelines.engine import display
 from pipelines.engine import runner as runner_module
-from pipelines.engine.display import SAID, Lines, Live, results, run_tree, unbeaten, watcher
+from pipelines.engine.display import SAID, Lines, Live, also_read, results, run_tree, unbeaten, watcher
 from pipelines.engine.seeing import open_run
 from pipelines.engine.store import Store
-from tests.pipelines.engine.recorded import recorded
+from tests.pipelines.engine.recorded import held, recorded
 from tests.pipelines.engine.toys import broken, flaky, number, total
 
 NODES = [{"key": name[0], "title": name} for name in ("preprocess", "train voxnet", "register furniture")]
@@ -293,3 +293,13 @@ def test_gpu_seconds_are_shown_where_there_were_gpus(own_store: Path):
 
     assert "GPU" not in "".join(without)
     assert "1 min 00 s  3.0 s  2 min 00 s" in shown(store)[-1]
+
+
+def test_what_a_step_read_that_is_in_no_key_is_named_after_the_tree(own_store):
+    store, screen = Store(str(own_store)), Console(file=io.StringIO(), width=60)
+    (node,) = recorded(store, lambda: number(1))
+    held(store, node["key"], also=["/etc/[words]", "the variable WORDS", "the module late"])
+    (step,) = open_run(store, "20260101-000000-aa01").steps
+    also_read(step, 2, screen)
+
+    assert screen.file.getvalue() == "\n  number also read: /etc/[words], the variable WORDS, and 1 more\n"

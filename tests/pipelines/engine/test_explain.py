@@ -3,6 +3,7 @@ Explanations: what changed is named, down to the function, the constant, the pac
 """
 
 import json
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from pipelines.engine.store import Store
 from tests.meshes import shape, write_shapes
 
 ROOT = Path(__file__).resolve().parents[3]
+PYTHON = platform.python_version()
 TOY = """
 from components.families.pointnet import PointNet
 from components.representations.descriptors import Descriptors
@@ -190,6 +192,16 @@ def test_a_package_is_named_with_its_versions(toy, monkeypatch):
     monkeypatch.setattr(code.metadata, "version", lambda name: "9.9.9" if name == "numba" else real(name))
 
     assert toy.why()["learn pointnet"] == [f"package numba {real('numba')} -> 9.9.9"]
+
+
+def test_another_python_is_named_after_what_a_key_holds(toy, monkeypatch):
+    toy.run()
+    monkeypatch.setattr(platform, "python_version", lambda: "4.0.0")
+
+    assert toy.why(value="2")["number"] == [
+        "parameter value 1 -> 2",
+        f"Python {PYTHON} -> 4.0.0, which is in no key",
+    ]
 
 
 def test_assets_that_came_went_and_changed_are_named(toy):

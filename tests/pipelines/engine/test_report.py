@@ -18,7 +18,7 @@ from pipelines.engine import runner as runner_module
 from pipelines.engine.context import png
 from pipelines.engine.report import HEAVIEST, WIDEST, data_uri, report, write_report
 from pipelines.engine.store import Store
-from tests.pipelines.engine.recorded import change, recorded
+from tests.pipelines.engine.recorded import change, held, recorded
 from tests.pipelines.engine.toys import broken, drawn, flaky, number, promoted, scored, talk, total, trained
 
 RUN = "20260101-000000-aa01"
@@ -241,3 +241,11 @@ def test_the_record_of_an_older_version_is_enough(store, missing):
     change(store, RUN, missing, nodes=[{k: n[k] for k in ("key", "title", "step")} for n in nodes])
 
     assert page(store).count("g", "node") == 5
+
+
+def test_what_a_step_read_that_is_in_no_key_is_named(store):
+    (node,) = recorded(store, lambda: number(1))
+    assert "Also read" not in page(store).text
+    held(store, node["key"], also=["/etc/words", "the variable WORDS"])
+
+    assert "Also read" in page(store).text and "/etc/words, the variable WORDS" in page(store).text

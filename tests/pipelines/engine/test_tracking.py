@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from components.runtime.files import where
 from components.steps.registry import client
-from pipelines.engine import tracking
+from pipelines.engine import observing, tracking
 from pipelines.engine.context import handed_over
 from pipelines.engine.executors import Here
 from pipelines.engine.left import hold, left, mark, tried
@@ -265,3 +266,11 @@ def test_a_figure_that_is_damaged_holds_up_nothing_else(store, found, request):
     assert step.data.metrics["loss"] == 1.0
     assert client().list_artifacts(step.info.run_id, "files") == []
     assert {run.info.status for run in found().values()} == {"FINISHED"}
+
+
+def test_what_a_step_read_that_is_in_no_key_is_among_its_notes(store, found, request):
+    with patch.object(observing, "_strange", lambda paths, node, arguments: ["/etc/words"]):
+        recorded(store, "run-1", talking, name=request.node.name)
+    Sender(store, "run-1").send()
+
+    assert found()["talk"].data.params["also read"] == "/etc/words"
