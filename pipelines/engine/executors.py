@@ -52,6 +52,8 @@ SETTINGS = {
 
 DEAF = 5.0
 """seconds after SIGTERM or Ctrl-C that Ray may take to notice"""
+LATE = "timed out during startup"
+"""what Ray says, by an error without a class of its own, where its processes did not come up"""
 LOOK = 5.0
 """seconds between two looks at whether Ray itself still lives"""
 
@@ -204,6 +206,13 @@ def _join() -> None:
         raise Unreachable(
             f"No Ray that takes this token answers at RAY_ADDRESS, {os.environ.get('RAY_ADDRESS')}. Start it, name its "
             "token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or unset RAY_ADDRESS to run here."
+        ) from None
+    except Exception as error:
+        if LATE not in str(error):
+            raise
+        raise Unreachable(
+            "Ray starts within 30 seconds, but on this machine it did not: other programs take its processors. "
+            "Run again when they are done."
         ) from None
     _print_where(own)
 

@@ -9,6 +9,7 @@ import ray.exceptions
 
 from pipelines.engine import executors
 from pipelines.engine.executors import Here, OnRay, _variables, quoted_python
+from pipelines.engine.jobs import Unreachable
 from pipelines.engine.store import Store
 from tests.pipelines.engine.test_runner import nodes_of
 from tests.pipelines.engine.toys import broken, number
@@ -124,3 +125,15 @@ def test_workers_get_a_python_whose_path_a_shell_takes_for_one_word(monkeypatch)
 
     monkeypatch.setattr(executors.sys, "executable", "/home/me/work/.venv/bin/python")
     assert quoted_python() == {}
+
+
+def test_a_ray_that_does_not_come_up_on_a_busy_machine_is_one_line(monkeypatch):
+    def late(**settings: Any) -> None:
+        raise Exception(
+            "The current node timed out during startup. This could happen because some of the raylet failed"
+        )
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(Unreachable, match="Ray starts within 30 seconds, but on this machine it did not: .* Run again"):
+        executors._join()
