@@ -96,7 +96,7 @@ class _Finder:
 def imported() -> set[str]:
     """The modules of one's own that this process has: files that were asked for, and what lies beside them."""
     places = {str(file.parent) for file in _files.values()}
-    found = {name for name in sys.modules if name in _files}
+    found = {name for name in list(sys.modules) if name in _files}
     for name, module in list(sys.modules.items()):
         file, top = getattr(module, "__file__", None) or "", name.split(".")[0]
         near = (start for one in places for start in (f"{one}{os.sep}{top}.py", f"{one}{os.sep}{top}{os.sep}"))
@@ -183,7 +183,7 @@ def own_code(modules: Sequence[str], folder: Path) -> Iterator[None]:
         return
     allow(modules)
     tops = {path.stem for path in folder.iterdir()} - {"components"}
-    others = {name: module for name, module in sys.modules.items() if name.split(".")[0] in tops}
+    others = {name: module for name, module in list(sys.modules.items()) if name.split(".")[0] in tops}
     _forget(tops)
     sys.path.insert(0, str(folder))
     try:
@@ -196,5 +196,5 @@ def own_code(modules: Sequence[str], folder: Path) -> Iterator[None]:
 
 
 def _forget(tops: Container[str]) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] in tops]:
+    for name in [name for name in list(sys.modules) if name.split(".")[0] in tops]:
         del sys.modules[name]
