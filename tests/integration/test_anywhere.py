@@ -64,7 +64,7 @@ def test_a_pipeline_and_its_data_may_lie_in_another_users_folder(tmp_path):
     run_and_ask(folder, environment(tmp_path), str(tmp_path / "store"), tmp_path / "a.png", before=as_a_user)
 
     assert refused.returncode == 1
-    assert "may not be opened. Make room, or pass --store" in refused.stderr
+    assert "must be writable, but Permission denied. Pass --store" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert sorted(folder.rglob("*")) == before
 

@@ -122,8 +122,8 @@ def test_mlflow_has_the_run_its_steps_and_the_trials(ran):
     runs = {run.info.run_name: run for run in api.search_runs([experiment.experiment_id])}
 
     assert set(STEPS) <= runs.keys()
-    assert {"trial 00", "trial 01"} <= runs.keys()
-    assert runs["trial 01"].data.tags["mlflow.parentRunId"] == runs["tune pointnet"].info.run_id
+    assert {"trial 00 fold 0", "trial 01 fold 0"} <= runs.keys()
+    assert runs["trial 01 fold 0"].data.tags["mlflow.parentRunId"] == runs["tune pointnet"].info.run_id
     assert runs["train pointnet"].data.metrics["loss"] < 1.2
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
