@@ -248,7 +248,7 @@ class _Reader:
             if name == "*":
                 self.stars.append(module)
             else:
-                self.bindings.setdefault(name, []).append((module, "" if member == "" else member))
+                self.bindings.setdefault(name, []).append((module, member))
 
     def settle(self) -> None:
         """Reads what waits."""
@@ -271,12 +271,12 @@ class _Reader:
         own = isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
         writer.write(statement, nameless=own)
         label = _label(statement, name)
-        is_class = isinstance(statement, ast.ClassDef)
-        bases = (
-            [*statement.bases, *(one.value for one in statement.keywords)]
-            if isinstance(statement, ast.ClassDef)
-            else []
-        )
+        bases: list[ast.expr] = []
+        told: list[ast.expr] = []
+        acts = False
+        if isinstance(statement, ast.ClassDef):
+            bases, told = [*statement.bases, *(one.value for one in statement.keywords)], at_import.told(statement)
+            acts = any(True for _ in at_import.stored(at_import.evaluated(statement)))
         return Definition(
             name,
             label,
@@ -285,8 +285,8 @@ class _Reader:
             tuple(_asked(at_import.marks(statement))),
             tuple(_asked(at_import.calls(statement))),
             tuple(_asked(bases)),
-            tuple(_asked(at_import.told(statement) if isinstance(statement, ast.ClassDef) else ())),
-            any(True for _ in at_import.stored(at_import.evaluated(statement))) if is_class else False,
+            tuple(_asked(told)),
+            acts,
             tuple(dict.fromkeys(writer.modules)),
             tuple(dict.fromkeys(writer.resources)),
             tuple(dict.fromkeys(writer.beside)),

@@ -28,9 +28,6 @@ IN_NO_KEY = (
 )
 """what moves bytes whose digest the reader checks, what draws, and what decides when a step runs, not what it makes"""
 PLOTTING = "components.plotting"
-OWN_PIPELINE = "rayfield_"
-"""what the module of a pipeline of one's own begins with: its steps are in keys as any other's"""
-
 OF_A_MODULE = ("__name__", "__package__", "__path__", "__spec__", "__doc__")
 """what Python gives a module"""
 PURE = (
@@ -40,12 +37,14 @@ PURE = (
 )
 """decorators that are nobody's business but the function's that they mark"""
 OWN_PURE = (("components.kernels.compiled", "kernel"),)
+"""the same of this project's"""
 READS = ("items", "keys", "values", "get", "copy", "format", "join", "split", "match", "search", "[]")
 """what is asked of a value without changing it"""
 ACTS = re.compile("_?(set|seed|manual_seed|register|use|install|enable|disable|patch|add|insert|push|update|exec)")
 """what functions of packages are called that change something of theirs"""
 SUBCLASSES = "__subclasses__"
 HOOKS = ("__init__", "__new__", "__post_init__")
+"""methods of a class that run when it is called"""
 
 Root = tuple[str, str]
 """module and name"""
@@ -72,7 +71,7 @@ class Fingerprint:
 def fingerprint(roots: Iterable[Root], draws: bool = False) -> Fingerprint:
     """The fingerprint of what is reached from these definitions; `draws` counts plotting/ as well."""
     walk = _Walk(draws)
-    texts = [walk.text([walk.reach(*root)]) for root in roots]
+    texts = [walk.reach(*root) for root in roots]
     walk.follow()
     while found := walk.statements():
         for one in found:
@@ -92,10 +91,10 @@ class _Walk:
     texts: dict[int, str] = field(default_factory=dict)
     done: set[tuple[str, int, str]] = field(default_factory=set)
     """statements of modules that were followed"""
-    asks: bool = False
-    """whether anything asks for the classes that are made from another"""
     said: list[str] = field(default_factory=list)
     """their texts"""
+    asks: bool = False
+    """whether anything asks for the classes that are made from another"""
     imported: dict[str, None] = field(default_factory=dict)
     packages: set[str] = field(default_factory=set)
     resources: set[str] = field(default_factory=set)
@@ -244,7 +243,7 @@ class _Walk:
         beside = [f"#{self.number(f'{package}.{name}', '')}" for name in one.beside if self.source(f"{package}.{name}")]
         if one.name:
             self.listing.setdefault(module, {}).update(one.parts)
-        return self.text([self._token(module, token) for token in one.tokens]) + "".join(beside)
+        return " ".join(self._token(module, token) for token in one.tokens) + "".join(beside)
 
     def _token(self, module: str, token: str | Ref) -> str:
         if isinstance(token, str):
@@ -258,9 +257,6 @@ class _Walk:
         if token.name in source.definitions or token.name in source.bindings or self._stars(module, token.name):
             return self.reach(module, token.name, token.attributes)
         return ".".join([f"builtin:{token.name}", *token.attributes])
-
-    def text(self, tokens: Iterable[str]) -> str:
-        return " ".join(tokens)
 
     # What is imported on the way
 
