@@ -50,10 +50,20 @@ def laid_out(folder: Path) -> Path:
 def environment(tmp_path: Path, **changes: str | None) -> dict[str, str]:
     """What a user's shell has: none of our variables, a home of its own; None takes one away."""
     found = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    (tmp_path / "home").mkdir(exist_ok=True)
+    for cache in (tmp_path / "home" / ".cache" / "rayfield", tmp_path / "cache"):
+        with_kernels(cache)
     found |= {"HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     found |= {name: value for name, value in changes.items() if value is not None}
     return {name: value for name, value in found.items() if name not in changes or changes[name] is not None}
+
+
+def with_kernels(cache: Path) -> None:
+    """Gives a cache the kernels that were compiled before: each user of a test would compile them for half a minute."""
+    compiled = ROOT / ".rayfield" / "numba"
+    compiled.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    if not (cache / "numba").exists():
+        (cache / "numba").symlink_to(compiled)
 
 
 def rayfield(
