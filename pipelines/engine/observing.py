@@ -25,6 +25,7 @@ from pipelines.engine import code
 from pipelines.engine.code import ROOT
 from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.reading import IMPORTING, reading
+from pipelines.engine.snapshot import modules
 
 PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", "ARROW_", "PYARROW_")
 """variables that say where things are and how fast they go, never what a result is"""
@@ -128,7 +129,7 @@ def _sources(value: Any) -> Iterator[Source]:
 
 def _modules(node: Mapping[str, Any], loaded: Iterable[str]) -> Iterator[str]:
     """Modules that may be edited, that were imported meanwhile, and whose code no key holds."""
-    known = set(node["modules"])
+    known = set(modules(node))
     for name in loaded:
         path = None if name in known or is_in_no_key(name) else code.path_of(name)
         if path is not None and not _is_brought(str(path)) and _name(path) not in known:

@@ -100,22 +100,24 @@ def _holds(held: Mapping[str, Any]) -> bool:
 
 
 def _unfolded(held: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The nodes of a plan; many share their code, so a plan's file has it once."""
+    """The nodes of a plan; many share their code, so a plan's file has it once, with the modules that it imports."""
     for node in held["nodes"]:
-        node["ingredients"]["code"] = held["code"][node["ingredients"]["code"]]
+        shared = held["code"][node["ingredients"]["code"]]
+        node["ingredients"]["code"], node["modules"] = shared["code"], shared["modules"]
     return held["nodes"]
 
 
 def _folded(found: Iterable["Node"]) -> dict[str, Any]:
     """`nodes`, and the `code` that they refer to by its place there."""
-    codes: dict[str, dict[str, str]] = {}
+    codes: dict[str, dict[str, Any]] = {}
     places: dict[int, int] = {}
     nodes = []
     for node in found:
         code = node.ingredients["code"]
         place = places.setdefault(id(code), len(places))  # a drawing reads the code of each set of modules once
-        codes[str(place)] = code
-        nodes.append({**vars(node), "ingredients": {**node.ingredients, "code": str(place)}})
+        codes[str(place)] = {"code": code, "modules": node.modules}
+        own = {name: value for name, value in vars(node).items() if name != "modules"}
+        nodes.append({**own, "ingredients": {**node.ingredients, "code": str(place)}})
     return {"nodes": nodes, "code": codes}
 
 

@@ -136,6 +136,15 @@ class Runner:
     def _node(self, key: str) -> dict[str, Any]:
         return self._by_key[key]
 
+    @cached_property
+    def _behind(self) -> dict[str, list[str]]:
+        """Key -> the modules of the steps that led there: results bring code along, as a checkpoint its family."""
+        found: dict[str, list[str]] = {}
+        for node in self.nodes:  # each stands behind what it needs
+            names = {name for key in node["needs"] for name in (*found[key], *self._node(key)["modules"])}
+            found[node["key"]] = sorted(names)
+        return found
+
     def _settle(self, nodes: list[dict[str, Any]]) -> None:
         """Finds what is already made: by an earlier run, or by another driver."""
         for node in nodes:
@@ -173,7 +182,7 @@ class Runner:
         self._record(node, "running")
         for watcher in self.watchers:
             watcher.began(node)
-        self._executor.submit(node, self.run, self.store.address)
+        self._executor.submit({**node, "behind": self._behind[node["key"]]}, self.run, self.store.address)
 
     def _end(self, node: dict[str, Any], outcome: Mapping[str, Any]) -> None:
         key = node["key"]

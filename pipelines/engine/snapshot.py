@@ -34,8 +34,13 @@ KEPT = 30 * 86400
 
 
 def own_modules(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The modules of one's own that steps use, by their names."""
-    return sorted({name for node in nodes for name in node["modules"] if name.split(".")[0] not in OURS})
+    """The modules of one's own that steps use, and that are behind what they need, by their names."""
+    return sorted({name for node in nodes for name in modules(node) if name.split(".")[0] not in OURS})
+
+
+def modules(node: Mapping[str, Any]) -> list[str]:
+    """The modules whose code is in a step's key: its own, and those behind what it needs, where a runner named them."""
+    return list(dict.fromkeys([*node["modules"], *node.get("behind", ())]))
 
 
 def take(request: Request, nodes: Iterable[Mapping[str, Any]], store: Store) -> Path:

@@ -30,7 +30,7 @@ from pipelines.engine.fingerprint import is_in_no_key
 from pipelines.engine.keys import root_of
 from pipelines.engine.kinds import FAMILY, is_a
 from pipelines.engine.observing import observing
-from pipelines.engine.snapshot import CODE, own_modules
+from pipelines.engine.snapshot import CODE, modules, own_modules
 from pipelines.engine.spending import spent
 from pipelines.engine.state import put_back
 from pipelines.engine.store import Store
@@ -95,7 +95,7 @@ def importable(node: Mapping[str, Any]) -> Iterator[None]:
     allow(own)
     sys.path[:0] = [folder] if folder else []
     try:
-        for name in node["modules"]:
+        for name in modules(node):
             with suppress(ImportError):  # what a function would try to import, and does without
                 importlib.import_module(name)
         yield
@@ -107,8 +107,8 @@ def importable(node: Mapping[str, Any]) -> Iterator[None]:
 
 
 def keyed(node: Mapping[str, Any]) -> list[str]:
-    """The modules that a step's code imports and that are in its key."""
-    return [name for name in node["modules"] if not is_in_no_key(name)]
+    """The modules of a step whose code its key holds."""
+    return [name for name in modules(node) if not is_in_no_key(name)]
 
 
 def _tell(also: list[str], step: Step, context: Running) -> None:

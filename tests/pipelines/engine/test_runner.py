@@ -565,3 +565,22 @@ def test_a_step_whose_input_was_lost_meanwhile_has_it_made_anew(store):
     assert outcome.ok
     assert result(store, nodes[-1]) == 7
     assert [line["kind"] for line in ends(store) if line["status"] == "retry"] == ["damaged"]
+
+
+def test_a_step_is_told_the_modules_behind_what_it_needs(store):
+    """A checkpoint brings its family along: its code is in the key of the training, and runs wherever it is asked."""
+    told: dict[str, list[str]] = {}
+
+    class Noting(Here):
+        def submit(self, node, run, address):
+            told[node["title"]] = node["behind"]
+            super().submit(node, run, address)
+
+    nodes = [
+        {**node, "modules": [*node["modules"], f"of_{node['title']}"]}
+        for node in nodes_of(lambda: total([total([number(1)])]))
+    ]
+    Runner(store, "run", nodes, Noting)()
+
+    assert "of_number" in told["total"] and "of_total" in told["total"]
+    assert told["number"] == []
