@@ -31,6 +31,7 @@ def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tracking: str) ->
     monkeypatch.setenv("RAYFIELD_STORE", str(store))
     monkeypatch.setenv("RAYFIELD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    monkeypatch.setenv("RAYFIELD_CODE", "")  # a run that another test began in this process has a copy of its own
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return store

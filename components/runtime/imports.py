@@ -9,6 +9,8 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 INSTALLED = ("site-packages", "dist-packages")
 
@@ -22,6 +24,15 @@ def is_brought(path: str) -> bool:
 @cache
 def _pythons() -> tuple[str, ...]:
     return tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+
+
+def parsed(text: bytes | str, mode: str = "exec") -> Any:
+    """A syntax tree. Python 3.11 counts the depth of trees for all threads together, and fails where two parse."""
+    with _parsing:
+        return ast.parse(text, mode=mode)
+
+
+_parsing = Lock()
 
 
 def files(modules: Iterable[str]) -> dict[str, Path]:
@@ -65,7 +76,7 @@ def _files(folder: Path, name: str) -> Iterator[Path]:
 
 def _imports(path: Path, folder: Path) -> Iterator[str]:
     package = path.relative_to(folder).parent.parts
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(parsed(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

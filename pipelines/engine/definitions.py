@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from threading import Lock
 
+from components.runtime.imports import parsed
 from pipelines.engine import at_import
 
 LEFT_OUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
@@ -49,8 +49,6 @@ class Ref:
 
 
 Token = str | Ref
-_parsing = Lock()
-"""Python 3.11 counts the depth of a tree for all threads together, and fails where two parse at once"""
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,7 @@ def _said(token: Token) -> str:
 @cache
 def read(data: bytes, path: str, package: str) -> Source:
     """The source of a file; `package` is the dotted name of the folder that relative imports start from."""
-    with _parsing:
-        tree = without_words(ast.parse(data))
+    tree = without_words(parsed(data))
     reader = _Reader(path, package)
     for statement in tree.body:
         reader.take(statement)
@@ -501,7 +498,7 @@ class _Writer:
         """Refers to what annotations name in quotes: `get_type_hints` finds it."""
         for node in ast.walk(annotation) if annotation else ():
             with suppress(SyntaxError):
-                quoted = ast.parse(_text(node) or "None", mode="eval")
+                quoted = parsed(_text(node) or "None", mode="eval")
                 named = (one.id for one in ast.walk(quoted) if isinstance(one, ast.Name))
                 self.tokens += [Ref(name) for name in named if name in self.reader.known]
 
