@@ -199,6 +199,7 @@ def _join() -> None:
             log_to_driver=bool(os.environ.get("RAYFIELD_DEBUG")),
             logging_level="ERROR",
             runtime_env={"env_vars": _variables(), **_sent(own), **(quoted_python() if own else {})},
+            job_config=_copy_first(),
             configure_logging=False,
             **own,
         )
@@ -301,6 +302,24 @@ def _variables() -> dict[str, str]:
     found["PYTHONPATH"] = os.pathsep.join(filter(None, [code, *_own(), os.environ.get("PYTHONPATH", "")]))
     found.setdefault("NUMBA_CACHE_DIR", str(files.scratch_root() / "numba"))
     return found
+
+
+def _copy_first() -> Any:
+    """
+    Has workers look for modules in the run's copy before the folder that the driver was started in.
+
+    Ray puts that folder in front of all that PYTHONPATH names: a file that is saved there while a run goes on would be
+    imported by every worker that starts later.
+    """
+    from ray.job_config import JobConfig
+
+    class CopyFirst(JobConfig):
+        def _serialize(self) -> Any:
+            if code := os.environ.get(CODE):
+                self._py_driver_sys_path.append(code)  # each is put before those named earlier
+            return super()._serialize()
+
+    return CopyFirst()
 
 
 def quoted_python() -> dict[str, str]:
