@@ -103,7 +103,7 @@ def settle(store: Store, run: str, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def follow(store: Store, found: Submission, jobs: Jobs) -> int:
-    """Prints what the job's driver prints until its run has ended, and returns the run's code."""
+    """Prints what the job's driver prints, or why there was none, until the run has ended; returns the run's code."""
     shown, heard, works = 0, time.monotonic(), True
     while works or (time.monotonic() - heard < SILENT and not _ended(store, found.run)):
         time.sleep(PAUSE)
@@ -113,6 +113,8 @@ def follow(store: Store, found: Submission, jobs: Jobs) -> int:
             heard = time.monotonic()
         works = works and time.monotonic() - heard < LATE
     record = store.record(found.run) or {}
+    if why := record.get("error"):  # its driver did not live to say how it ended
+        print(why.partition("\n")[0] if shown else why, file=sys.stderr)
     if record.get("ended") is None:
         raise Unreachable(f"{found.address} does not answer, and run {found.run} has not ended. Submit again.")
     return int(record["code"])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.step import step
+from tests.two_nodes import python
 
 ROOT = Path(__file__).resolve().parents[2]
 BARE = """
@@ -47,7 +48,7 @@ def first(*, mark: str, turn: int) -> float:
 def cluster() -> tuple[subprocess.Popen[str], str]:
     """The tests' cluster, and the address of its dashboard."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.two_nodes"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [python(), "-m", "tests.two_nodes"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert process.stdout
@@ -64,7 +65,7 @@ def bare(address: str, folder: Path, turn: int) -> tuple[float, float]:
     (work / "main.py").write_text(BARE.format(mark=str(mark)))
     client = JobSubmissionClient(address)
     began = time.time()
-    name = client.submit_job(entrypoint=f"{sys.executable} main.py", runtime_env={"working_dir": str(work)})
+    name = client.submit_job(entrypoint=f"{python()} main.py", runtime_env={"working_dir": str(work)})
     while client.get_job_status(name) in ("PENDING", "RUNNING"):
         time.sleep(0.2)
     return float(mark.read_text()) - began, time.time() - began

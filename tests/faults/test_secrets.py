@@ -23,6 +23,7 @@ from pipelines.engine import running
 from pipelines.engine.executors import Here
 from tests.faults.leaks import ADDRESS, HOLDING, IN_AN_ADDRESS, NEVER, OWN, PLANTED, Guarded, Letters
 from tests.meshes import write_shapes
+from tests.two_nodes import python
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAKY = '''
@@ -153,7 +154,7 @@ def test_nor_in_rays_own_folder_by_trials_workers_and_data(own_store, tmp_path, 
 @pytest.mark.services
 def test_nor_there_by_a_job_whose_nodes_have_the_secrets_too(own_store, tmp_path, ray_folder):
     nodes = subprocess.Popen(
-        [sys.executable, "-m", "tests.two_nodes"],
+        [python(), "-m", "tests.two_nodes"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

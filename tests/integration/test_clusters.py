@@ -37,7 +37,6 @@ import time
 from components.step import step
 from pipelines.engine.pipeline import pipeline
 from tests.pipelines.engine.toys import broken, number, total
-from tests.two_nodes import python
 
 
 @pipeline

@@ -245,6 +245,22 @@ def test_what_the_driver_wrote_is_not_written_over(store, cluster):
     assert follow(store, found, cluster) == 3
 
 
+def test_who_follows_a_job_that_never_began_is_told_why(store, cluster, capsys):
+    found = handed(store, cluster)
+    cluster.states[found.id] = "FAILED"
+
+    assert follow(store, found, cluster) == 1
+    assert "failed with exit code 1" in capsys.readouterr().err
+
+
+def test_who_follows_a_job_that_was_killed_reads_its_last_lines_once(store, cluster, capsys):
+    found = handed(store, cluster)
+    cluster.states[found.id], cluster.words = "FAILED", "step 1 of 3\n"
+
+    assert follow(store, found, cluster) == 1
+    assert capsys.readouterr().err == "step 1 of 3\nJob entrypoint command failed with exit code 1.\n"
+
+
 def test_a_record_is_read_though_the_cluster_is_gone(store, cluster):
     found = handed(store, cluster)
     cluster.gone = True
