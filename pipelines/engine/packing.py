@@ -17,6 +17,7 @@ from components.errors import UsageError
 LIMIT = 100 * 2**20
 """bytes: Ray's dashboard takes no larger upload"""
 SHOWN = 10  # largest files that a refusal names
+NEW = ("--others", "--exclude-standard")  # what git has not been told of, less what it ignores
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can tell
 
 
@@ -33,9 +34,9 @@ def pack(root: Path, target: Path, extra: Mapping[str, Path] | None = None) -> P
     return target
 
 
-def listed(root: Path) -> list[Path]:
-    """The files below a folder that git would keep, relative to it."""
-    names = _kept(root)
+def listed(root: Path, *, new: bool = False) -> list[Path]:
+    """The files below a folder that git keeps, relative to it; with `new` those too that it has not been told of."""
+    names = _kept(root) | (set(_by_git(root, *NEW)) if new else set())
     links = {name for name in names if (root / name).is_symlink()}
     files = {name for name in names - links if (root / name).is_file()}  # git lists what is deleted but not committed
     return sorted(files.union(*(_through(root, link, files) for link in links)))
@@ -47,7 +48,7 @@ def _kept(root: Path) -> set[Path]:
 
     It knows nothing of a folder without a repository, or that the one around it ignores.
     """
-    return set(_by_git(root)) or set(_by_git(root, "--others", "--exclude-standard")) or set(_by_patterns(root))
+    return set(_by_git(root)) or set(_by_git(root, *NEW)) or set(_by_patterns(root))
 
 
 def _through(root: Path, link: Path, files: Set[Path]) -> set[Path]:

@@ -2,8 +2,8 @@
 The code that a run executes: a copy that is made when the run begins, and from which every process of it imports.
 
 A file that is saved while a run goes on is the next run's. The copy lies in this machine's cache under the digest of
-what it holds, so that runs of the same code share one. Of this project it holds what git tracks, and what keys cover;
-of one's own code what keys cover.
+what it holds, so that runs of the same code share one. Of this project it holds what git tracks, modules that git has
+not been told of, and what keys cover; of one's own code what keys cover.
 """
 
 import os
@@ -66,11 +66,14 @@ def take(request: Request, nodes: Iterable[Mapping[str, Any]], store: Store) -> 
 
 def files(nodes: list[Mapping[str, Any]]) -> dict[str, Path]:
     """Path in the copy -> file."""
-    names = {f"{top}/{name}" for top in OURS for name in listed(ROOT / top) if "__pycache__" not in name.parts}
-    tracked = {name: ROOT / name for name in (*names, LOCK.name) if (ROOT / name).is_file()}
-    ours = {name for node in nodes for name in node["modules"] if name.split(".")[0] in OURS}
-    covered = {str(path.relative_to(ROOT)): path for name in ours if (path := path_of(name))}
-    return {**tracked, **covered, **own_files(nodes)}
+    tracked = {ROOT / top / name for top in OURS for name in listed(ROOT / top)}
+    # a module is imported before git is told of it; one that git ignores is its owner's alone, unless a key covers it
+    new = {ROOT / top / name for top in OURS for name in listed(ROOT / top, new=True) if name.suffix == ".py"}
+    keyed = {
+        path for node in nodes for name in node["modules"] if name.split(".")[0] in OURS and (path := path_of(name))
+    }
+    ours = {path for path in tracked | new | keyed | {LOCK} if path.is_file() and "__pycache__" not in path.parts}
+    return {**{path.relative_to(ROOT).as_posix(): path for path in ours}, **own_files(nodes)}
 
 
 def own_files(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Path]:

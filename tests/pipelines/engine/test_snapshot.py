@@ -2,11 +2,13 @@
 The copy of the code that a run executes.
 """
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from components.errors import DataError
+from pipelines.engine import snapshot
 from pipelines.engine.code import ROOT
 from pipelines.engine.plans import Request, drawn
 from pipelines.engine.snapshot import take
@@ -51,6 +53,23 @@ def test_a_copy_holds_the_project_and_what_keys_cover_of_ones_own(request_, own_
     assert {"components/step.py", "pipelines/engine/work.py", "components/sources/data/furniture.bin"} <= held
     assert "notes.py" not in held and not {name for name in held if name.startswith("tests/")}
     assert (folder / "components" / "step.py").read_bytes() == (ROOT / "components" / "step.py").read_bytes()
+
+
+def test_a_module_that_git_does_not_know_yet_is_in_the_copy(tmp_path, monkeypatch):
+    for name in ("components/old.py", "components/table.bin", "pipelines/old.py", ".gitignore"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("ignored.py\n")
+    for words in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    for name in ("components/runtime/new.py", "pipelines/ignored.py", "components/__pycache__/old.py", "loose.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(snapshot, "ROOT", tmp_path)
+    monkeypatch.setattr(snapshot, "LOCK", tmp_path / "constraints.txt")
+
+    assert set(snapshot.files([])) == {
+        "components/old.py", "components/table.bin", "pipelines/old.py", "components/runtime/new.py",
+    }  # fmt: skip
 
 
 def test_the_same_code_is_copied_once(request_, own_store):
