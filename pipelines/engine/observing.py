@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
+from importlib.util import source_from_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,6 +32,8 @@ PLACES = ("RAYFIELD_", "MLFLOW_", "RAY_", "AWS_", "FSSPEC_", "NUMBA_", "OMP_", "
 """variables that say where things are and how fast they go, never what a result is"""
 LOOKING = os.path.dirname(metadata.__file__)
 """Python's own code that looks for what is installed: versions are in keys"""
+STANDARD = os.path.dirname(os.__file__)
+"""where Python's own modules lie, and below it what is installed"""
 CARRIERS = ("ray", "mlflow")
 """packages that carry work from here to there, and read what they need for that"""
 REMOVING = {one.__code__ for name, one in vars(shutil).items() if "rmtree" in name and hasattr(one, "__code__")}
@@ -47,21 +50,38 @@ class Observed:
 
 @contextmanager
 def observing(node: Mapping[str, Any], arguments: Any) -> Iterator[Observed]:
-    """Notes what a step's own code reads meanwhile, less what its key holds."""
+    """
+    Notes what a step's own code reads meanwhile, less what its key holds.
+
+    In this process and in the threads that the code itself starts. What its workers read, or another program, is not
+    seen; nor what is asked in C, of a network, of Ray and MLflow, or in the folder for temporary files.
+    """
     seen, before = Observed(), set(sys.modules)
-    with reading(_is_of_the_step, _is_own) as found:
+    with reading(_is_of_the_step, _asks, _starts) as found:
         yield seen
-    paths = {os.path.abspath(path) for path in found.paths}
+    loaded = sorted(_modules(node, set(sys.modules) - before))
+    paths = {os.path.abspath(_source_of(path)) for path in found.paths} - {str(code.path_of(name)) for name in loaded}
     seen.also += sorted(_strange(paths, node, arguments))
     seen.also += sorted(f"the variable {name}" for name in found.variables if not name.startswith(PLACES))
-    seen.also += sorted(f"the module {name}" for name in _modules(node, set(sys.modules) - before))
+    seen.also += [f"the module {name}" for name in loaded]
+
+
+def _source_of(path: str) -> str:
+    """The source of what was compiled: Python reads the one or the other."""
+    return source_from_cache(path) if path.endswith(".pyc") and "__pycache__" in path else path
 
 
 def _is_of_the_step(frame: FrameType | None) -> bool:
     """Whether the first code on the way up that no package brought is in the step's key."""
+    loads = frame is not None and frame.f_code.co_name == "get_data"  # of a file; to look for one is not to read it
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith((IMPORTING, LOOKING)) or _is_left_out(file) or frame.f_code in REMOVING:
+        if (
+            (file.startswith(IMPORTING) and not loads)
+            or file.startswith(LOOKING)
+            or _is_left_out(file)
+            or frame.f_code in REMOVING
+        ):
             return False
         if not file.startswith("<") and not _is_brought(file):
             return True
@@ -69,12 +89,25 @@ def _is_of_the_step(frame: FrameType | None) -> bool:
     return False
 
 
-def _is_own(frame: FrameType | None) -> bool:
-    """Whether the code itself is the step's: what a package asks of the environment says how it works here."""
-    file = frame.f_code.co_filename if frame else "<"
-    if frame is None or file.startswith("<") or _is_brought(file) or not _is_of_the_step(frame):
-        return False
-    return any(_is_environment(name, frame) for name in frame.f_code.co_names)
+def _starts(frame: FrameType | None) -> bool:
+    """Whether the step's code itself starts a thread, if by Python's own pools; a package's threads are its own."""
+    while frame is not None and not _is_own(frame):
+        file = frame.f_code.co_filename
+        if not file.startswith("<") and ("site-packages" in file or not file.startswith(STANDARD)):
+            return False
+        frame = frame.f_back
+    return frame is not None
+
+
+def _asks(frame: FrameType | None) -> bool:
+    """Whether the step's code itself asks for a variable: what a package asks for says how it works here."""
+    return frame is not None and _is_own(frame) and any(_is_environment(name, frame) for name in frame.f_code.co_names)
+
+
+def _is_own(frame: FrameType) -> bool:
+    """Whether the code itself is the step's."""
+    file = frame.f_code.co_filename
+    return not file.startswith("<") and not _is_brought(file) and _is_of_the_step(frame)
 
 
 def _is_environment(name: str, frame: FrameType) -> bool:
@@ -103,13 +136,21 @@ def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> l
     data = {str(code.data_path(name[5:])) for name in node["ingredients"]["code"] if name.startswith("data ")}
     data |= {os.path.abspath(folder) for folder in sys.path}  # what is installed is listed, by numba for one
     near = tuple(_near())
-    left = [path for path in paths if path not in data and not path.startswith(near) and not path.endswith(".py")]
-    left = [path for path in left if not {"__pycache__", ".git"} & {*Path(path).parts}]
+    names = {*modules(node), *code.OURS}
+    known = data | {str(path) for name in names if (path := code.path_of(name))}
+    left = [path for path in paths if not (path in known or _is_near(path, near) or _name(Path(path)) in names)]
     if not left:
         return []
     watched = {os.path.abspath(path) for source in _sources(arguments) for path in source.watch()}
     folders = tuple(f"{path}{os.sep}" for path in watched if os.path.isdir(path))
     return [path for path in left if path not in watched and not path.startswith(folders or ("\0",))]
+
+
+def _is_near(path: str, near: tuple[str, ...]) -> bool:
+    if "__pycache__" in path or code.is_brought(path):  # what numba compiled, and what a version stands for
+        return True
+    is_code = path.startswith(f"{ROOT}{os.sep}") and is_in_no_key(_name(Path(path)))
+    return is_code or (path.startswith(near) and not path.startswith(f"{scratch_root() / 'code'}{os.sep}"))
 
 
 def _near() -> Iterator[str]:

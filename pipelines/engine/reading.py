@@ -8,6 +8,7 @@ program is not seen: a pipeline takes such values as parameters.
 import hashlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,11 +16,12 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from weakref import WeakSet
 
 from components.runtime.secrets import is_secret
 from pipelines.engine.code import ROOT, is_brought
 
-LISTINGS = ("os.listdir", "os.scandir")
+HEARD = ("open", "os.listdir", "os.scandir", "ctypes.dlopen")
 IMPORTING = "<frozen importlib"
 PACKAGED = (".dist-info", ".egg-info")
 
@@ -35,25 +37,38 @@ class Reading:
     """whether the code that asks is the one that is listened to"""
     reads: Callable[[FrameType | None], bool] = lambda frame: True
     """the same for variables"""
+    threads: WeakSet[Any] = field(default_factory=WeakSet)
+    """those that are listened to, whatever runs in them"""
 
 
 _now: list[Reading] = []
 """the reading that goes on"""
 
 
+Listens = Callable[[FrameType | None], bool]
+
+
 @contextmanager
 def reading(
-    is_asked: Callable[[FrameType | None], bool] | None = None, reads: Callable[[FrameType | None], bool] | None = None
+    is_asked: Listens | None = None, reads: Listens | None = None, starts: Listens | None = None
 ) -> Iterator[Reading]:
-    """Notes what is read meanwhile by the user's own code, or by the code that `is_asked` and `reads` tell."""
-    asked = is_asked or _is_asked_by_the_user
+    """Notes what is read meanwhile by the user's own code, or by the code that these tell."""
+    asked, start = is_asked or _is_asked_by_the_user, threading.Thread.start
     found, kind = Reading(is_asked=asked, reads=reads or asked), os.environ.__class__
+
+    def begin(thread: threading.Thread) -> None:
+        if starts and starts(sys._getframe(1)):
+            found.threads.add(thread)
+        start(thread)
+
     _listen()
     _now.append(found)
     os.environ.__class__ = _Environment  # in place: modules may hold it by another name
+    threading.Thread.start = begin  # type: ignore[method-assign,assignment]
     try:
         yield found
     finally:
+        threading.Thread.start = start  # type: ignore[method-assign]
         os.environ.__class__ = kind
         _now.remove(found)
 
@@ -65,12 +80,19 @@ def _listen() -> None:
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _now or (event != "open" and event not in LISTINGS):
+    if not _now or event not in HEARD:
         return
     path = "." if arguments[0] is None else arguments[0]
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_CREAT)
-    if isinstance(path, str | bytes | os.PathLike) and not writes and _now[-1].is_asked(sys._getframe(1)):
+    if not isinstance(path, str | bytes | os.PathLike) or writes or not _is_heard(sys._getframe(1)):
+        return
+    if event != "ctypes.dlopen" or os.path.isabs(path):  # a system's library is found by its name
         _now[-1].paths.add(os.fsdecode(path))
+
+
+def _is_heard(frame: FrameType | None) -> bool:
+    thread = threading._active.get(threading.get_ident())  # type: ignore[attr-defined]
+    return _now[-1].is_asked(frame) or thread in _now[-1].threads
 
 
 class _Environment(type(os.environ)):  # type: ignore[misc]
@@ -80,22 +102,23 @@ class _Environment(type(os.environ)):  # type: ignore[misc]
     Whoever copies all of it, as a package does for each program that it starts, asks for none.
     """
 
+    copying = (0, 0)
+    """who copies all of it: the frame, and its instruction"""
+
     def __getitem__(self, name: str) -> str:
-        if _now and not _copying and isinstance(name, str) and not is_secret(name) and _now[-1].reads(_caller()):
+        caller = _caller()
+        counts = _now and isinstance(name, str) and not is_secret(name) and _place(caller) != type(self).copying
+        if counts and _now[-1].reads(caller):
             _now[-1].variables.add(name)
         return super().__getitem__(name)
 
     def __iter__(self) -> Iterator[str]:
-        mark = object()
-        _copying.add(mark)
-        try:
-            yield from super().__iter__()
-        finally:
-            _copying.discard(mark)
+        type(self).copying = _place(_caller())
+        yield from super().__iter__()
 
 
-_copying: set[object] = set()
-"""the copies of the environment that are being made"""
+def _place(frame: FrameType | None) -> tuple[int, int]:
+    return (id(frame), frame.f_lasti) if frame else (0, 0)
 
 
 def _caller() -> FrameType | None:

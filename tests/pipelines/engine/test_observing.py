@@ -91,6 +91,60 @@ def test_a_module_that_is_imported_by_a_made_up_name_is_named(tmp_path, own_stor
     assert manifest["also"] == ["the module late_one"]
 
 
+READ = {
+    "a script that is executed": "exec(open({path!r}).read())",
+    "a script that runpy runs": "import runpy; runpy.run_path({path!r})",
+    "a module that is made of a file": "import importlib.util as u; s = u.spec_from_file_location('x', {path!r}); "
+    "s.loader.exec_module(u.module_from_spec(s))",
+    "a file of a package": "import sys, pkgutil as p; sys.path += [{folder!r}]; p.get_data('late', 'late_one.py')",
+    "a file that a thread of a pool reads": "from concurrent.futures import ThreadPoolExecutor as T; "
+    "T(1).submit(open, {path!r}).result().close()",
+    "a library": "import ctypes, contextlib\n    with contextlib.suppress(OSError): ctypes.CDLL({path!r})",
+}
+
+
+@pytest.mark.parametrize("how", READ)
+def test_code_that_is_read_by_its_path_is_named(tmp_path, own_store, words, how):
+    path = tmp_path / "elsewhere" / "late" / "late_one.py"
+    path.parent.mkdir(parents=True)
+    (path.parent / "__init__.py").write_text("")
+    path.write_text("LATE = 1\n")
+    what = READ[how].format(path=str(path), folder=str(path.parent.parent))
+    _, _, manifest = run(tmp_path, Store(str(own_store)), what)
+
+    assert str(path) in manifest["also"]
+
+
+def test_all_of_the_environment_for_another_program_is_no_variable_that_is_read(tmp_path, own_store, monkeypatch):
+    monkeypatch.setenv("WORDS", "three")
+    what = 'import subprocess; subprocess.run(["true"], env=dict(os.environ)); os.environ.copy()'
+    _, _, manifest = run(tmp_path, Store(str(own_store)), what)
+
+    assert manifest["also"] == []
+
+
+def test_a_variable_that_a_package_asks_for_is_its_own(tmp_path, own_store, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    _, _, manifest = run(tmp_path, Store(str(own_store)), "import shutil; shutil.get_terminal_size()")
+
+    assert manifest["also"] == []
+
+
+def test_a_data_file_of_the_project_that_is_in_no_key_is_named(tmp_path, own_store):
+    what = 'import importlib.resources as r; r.files("components").joinpath("sources/data/furniture.bin").read_bytes()'
+    _, _, manifest = run(tmp_path, Store(str(own_store)), what)
+
+    assert [Path(one).name for one in manifest["also"]] == ["furniture.bin"]
+
+
+def test_a_folder_that_is_removed_is_not_read(tmp_path, own_store, words):
+    (words.parent / "old" / "deep").mkdir(parents=True)
+    what = f"import shutil; shutil.rmtree({str(words.parent / 'old')!r})"
+    _, _, manifest = run(tmp_path, Store(str(own_store)), what)
+
+    assert manifest["also"] == []
+
+
 def test_a_step_that_reads_nothing_besides_has_nothing_named(tmp_path, own_store):
     _, _, manifest = run(tmp_path, Store(str(own_store)), 'open("/dev/null").close()')
 
