@@ -25,6 +25,9 @@ HEARD = ("open", "os.listdir", "os.scandir", "ctypes.dlopen")
 IMPORTING = "<frozen importlib"
 PACKAGED = (".dist-info", ".egg-info")
 
+Listens = Callable[[FrameType | None], bool]
+"""whether what is asked for from this frame is noted"""
+
 
 @dataclass
 class Reading:
@@ -33,9 +36,9 @@ class Reading:
     paths: set[str] = field(default_factory=set)
     """as they were asked for: one that is not in full depends on the folder in which the command is given"""
     variables: set[str] = field(default_factory=set)
-    is_asked: Callable[[FrameType | None], bool] = lambda frame: True
+    is_asked: Listens = lambda frame: True
     """whether the code that asks is the one that is listened to"""
-    reads: Callable[[FrameType | None], bool] = lambda frame: True
+    reads: Listens = lambda frame: True
     """the same for variables"""
     threads: WeakSet[Any] = field(default_factory=WeakSet)
     """those that are listened to, whatever runs in them"""
@@ -43,9 +46,6 @@ class Reading:
 
 _now: list[Reading] = []
 """the reading that goes on"""
-
-
-Listens = Callable[[FrameType | None], bool]
 
 
 @contextmanager
@@ -91,6 +91,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _is_heard(frame: FrameType | None) -> bool:
+    # threading.current_thread() would make one for a thread that Python did not start
     thread = threading._active.get(threading.get_ident())  # type: ignore[attr-defined]
     return _now[-1].is_asked(frame) or thread in _now[-1].threads
 
