@@ -7,10 +7,10 @@ Size        62,357,608 parameters at paper(): 1,000 classes, colour pictures of 
 Run         rayfield run classify --family convnet --size tiny
 Expect      tiny, bundled furniture at 32 pixels, 303 to 322 shapes to learn from, 60 s of one CPU: 0.656 +- 0.019
             of the test shapes (mean and standard error of 5 folds, one seed), each answered by the mean of its 12
-            views. The largest class alone gives 0.158, a random forest on shape descriptors 0.677 on the same folds: it is
-            better in two of them, equal in two. The numbers were chosen on fold 0. The first layer's filters are not the
-            paper's edges and colours: they correlate with their random first values by 0.97 (fold 0), so projections
-            stay speckled. paper() was not run here
+            views. The largest class alone gives 0.158, a random forest on shape descriptors 0.677 on the same folds: it
+            is better in two of them, equal in two. The numbers were chosen on fold 0. The first layer's filters are not
+            the paper's edges and colours: they correlate with their random first values by 0.97 (fold 0), so
+            projections stay speckled. paper() was not run here
 Differs     no contrast normalisation and no limit on the filters' norms, which have no parameters; the learning rate
             falls at fixed updates, where the authors lowered it by hand
 Workers     dropout draws anew on each: several workers differ from one by that alone
