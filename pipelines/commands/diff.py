@@ -26,7 +26,7 @@ def diff(run: str, other: str, store: str, as_json: bool) -> None:
     found = difference(place, *(open_run(place, find(place, name)) for name in (run, other)))
     if as_json:
         return click.echo(json.dumps(found, indent=1))
-    click.echo(f"  {found['runs'][0]}  ->  {found['runs'][1]}", err=True)
+    click.echo(f"  {found['runs'][0]}  ->  {found['runs'][1]}")
     for kind in ("parameters", "code", "packages", "data", "environment"):
         _section(kind, found[kind])
     _steps(found["steps"], [name.rpartition("-")[2] for name in found["runs"]])
@@ -38,9 +38,9 @@ def _section(title: str, found: Any) -> None:
         found if isinstance(found, list) else [f"{name}: {_shown(a)} -> {_shown(b)}" for name, (a, b) in found.items()]
     )
     if lines:
-        click.echo(f"\n  {title}", err=True)
+        click.echo(f"\n  {title}")
     for line in lines:
-        click.echo(f"    {line}", err=True)
+        click.echo(f"    {line}")
 
 
 def _shown(value: Any) -> str:

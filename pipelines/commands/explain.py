@@ -47,12 +47,12 @@ def few(why: list[str]) -> str:
 
 def _say(row: dict[str, Any]) -> None:
     head = f"kept, made by {row['made_by']}: {few(row['why'])}" if row["action"] == "keep" else "would run"
-    click.echo(f"  {row['step']}  {row['key'][:10]}  {head}", err=True)
+    click.echo(f"  {row['step']}  {row['key'][:10]}  {head}")
     if row["action"] == "keep":
         return
     if row["compared_with"]:
-        click.echo(f"    beside {row['compared_with']['key'][:10]} of {row['compared_with']['run']}:", err=True)
+        click.echo(f"    beside {row['compared_with']['key'][:10]} of {row['compared_with']['run']}:")
     for what in row["why"]:
-        click.echo(f"      {what}", err=True)
+        click.echo(f"      {what}")
     for title in row["needs"]:
-        click.echo(f"      needs {title}, which would run", err=True)
+        click.echo(f"      needs {title}, which would run")

@@ -29,9 +29,9 @@ def gc(keep: int | None, days: float | None, dry_run: bool, store: str, as_json:
     if as_json:
         return click.echo(json.dumps({"dry_run": dry_run, "total": total, **found}, indent=1))
     for folder, sums in found.items():
-        click.echo(f"  {folder:<10} {sums['files']:>8,} files {readable(sums['bytes']):>12}", err=True)
+        click.echo(f"  {folder:<10} {sums['files']:>8,} files {readable(sums['bytes']):>12}")
     word = "would be removed" if dry_run else "removed"
-    click.echo(f"  {readable(total['bytes'])} in {total['files']:,} files {word}", err=True)
+    click.echo(f"  {readable(total['bytes'])} in {total['files']:,} files {word}")
 
 
 def readable(size: float) -> str:

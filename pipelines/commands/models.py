@@ -36,7 +36,7 @@ def list_models(store: str, as_json: bool) -> None:
     for row in rows:
         champion = f"champion {row['champion']}" if row["champion"] else "no champion"
         said = f"{champion:<13} of {row['versions']:<3} {row.get('family') or '':<12} {row.get('score', '')}"
-        click.echo(f"  {row['name']:<24} {said}", err=True)
+        click.echo(f"  {row['name']:<24} {said}")
     if not rows:
         click.echo(with_store("  No model yet: `rayfield run quickstart` registers one."), err=True)
 
@@ -60,7 +60,7 @@ def show(name: str, version: str | None, store: str, as_json: bool) -> None:
     _row(found)
     _verdict(found["evidence"] or {})
     _verdict(found["promotion"] or {})
-    click.echo("\n" + (found["card"] or ""), err=True)
+    click.echo("\n" + (found["card"] or ""))
 
 
 @models.command()
@@ -95,7 +95,7 @@ def rollback(name: str, store: str, as_json: bool) -> None:
     moved = rollback(place, name)
     if as_json:
         return click.echo(json.dumps(moved, indent=1))
-    click.echo(f"  {name}: version {moved['to']} is champion again, {moved['from']} was", err=True)
+    click.echo(f"  {name}: version {moved['to']} is champion again, {moved['from']} was")
 
 
 def _history(found: Mapping[str, Any]) -> None:
@@ -104,12 +104,12 @@ def _history(found: Mapping[str, Any]) -> None:
     for move in found["moves"]:
         forced = ", forced" if move.get("forced") else ""
         said = f"{move['what']:<9} {move['from'] or '-':>4} -> {move['to']:<4} by {move['who']}{forced}"
-        click.echo(f"  {move['when'][:19]}  {said}", err=True)
+        click.echo(f"  {move['when'][:19]}  {said}")
 
 
 def _row(row: Mapping[str, Any]) -> None:
     said = f"{row['verdict'] or '-':<8} {row['family'] or '':<12} {row['score']:<24} {', '.join(row['aliases'])}"
-    click.echo(f"  version {row['version']:<4} {row['when'][:19]}  {said.rstrip()}", err=True)
+    click.echo(f"  version {row['version']:<4} {row['when'][:19]}  {said.rstrip()}")
 
 
 def _verdict(evidence: Mapping[str, Any]) -> None:
@@ -117,8 +117,8 @@ def _verdict(evidence: Mapping[str, Any]) -> None:
         return
     forced = " (forced)" if evidence["forced"] else ""
     asked = evidence["asked"]["what"]
-    click.echo(f"  {asked} version {evidence['version']}: {evidence['verdict']}{forced}", err=True)
+    click.echo(f"  {asked} version {evidence['version']}: {evidence['verdict']}{forced}")
     for reason in evidence["reasons"]:
-        click.echo(f"    {reason}", err=True)
+        click.echo(f"    {reason}")
     if how := (evidence["champion"] or {}).get("how"):
-        click.echo(f"    the champion's numbers: {how}", err=True)
+        click.echo(f"    the champion's numbers: {how}")

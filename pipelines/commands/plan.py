@@ -45,8 +45,8 @@ def _say(seen: Any) -> None:
         takes = ", ".join(f"{n:g} {name}" for name, n in row["resources"].items() if n and name != "own")
         cost = f"{_time(row['seconds']):>8} {_size(row['bytes']):>8}"
         line = f"  {row['action']:<5} {row['step']:<{width}}  {row['key'][:10]} {cost}  {takes:<14}  {row['why']}"
-        click.echo(line.rstrip(), err=True)
-    click.echo(f"\n  {len(seen.waiting)} of {len(seen.steps)} steps would run.", err=True)
+        click.echo(line.rstrip())
+    click.echo(f"\n  {len(seen.waiting)} of {len(seen.steps)} steps would run.")
     if seen.waiting:
         _say_totals(seen)
 
@@ -58,11 +58,11 @@ def _say_totals(seen: Any) -> None:
     else:
         rest = f", and {unknown} of them not known yet" if unknown else ""
         said = f"{_time(seconds)} of work and {_size(size)} by what they took before{rest}"
-    click.echo(f"  cost     {said}", err=True)
-    click.echo(f"  cluster  {seen.where.describe()}", err=True)
+    click.echo(f"  cost     {said}")
+    click.echo(f"  cluster  {seen.where.describe()}")
     if seen.free is not None:
         short = "; this may not fit: make room or pass --store" if size > seen.free else ""
-        click.echo(f"  disk     {_size(seen.free)} free at the store{short}", err=True)
+        click.echo(f"  disk     {_size(seen.free)} free at the store{short}")
 
 
 def _time(seconds: float | None) -> str:

@@ -50,7 +50,7 @@ def _one(model: str, file: Path, out: str | None, up: str, as_json: bool) -> Non
         return click.echo(json.dumps(answer, indent=1))
     for label, share in answer["answers"][:5]:
         click.echo(f"  {share:6.1%}  {label}")
-    click.echo(f"  picture: {answer['picture']}", err=True)
+    click.echo(f"  picture: {answer['picture']}")
 
 
 def _all(model: str, source: str, words: list[str], out: str | None, up: str, on: str, as_json: bool) -> None:
@@ -71,12 +71,12 @@ def _all(model: str, source: str, words: list[str], out: str | None, up: str, on
 
 
 def _say(summary: dict[str, Any]) -> None:
-    click.echo(f"  {summary['answered']} of {summary['assets']} answered", err=True)
+    click.echo(f"  {summary['answered']} of {summary['assets']} answered")
     for label, count in list(summary["predicted"].items())[:20]:
         click.echo(f"  {count:>8}  {label}")
     if summary["accuracy"] is not None:
         right = f"{summary['accuracy']:.3f} ± {summary['error']:.3f}"
-        click.echo(f"  accuracy {right} of {summary['labelled']} with a label that the model knows", err=True)
+        click.echo(f"  accuracy {right} of {summary['labelled']} with a label that the model knows")
     for reason, count in summary["quarantined"].items():
-        click.echo(f"  {count:>8}  without an answer: {reason}", err=True)
-    click.echo(f"  answers: {summary['out']}", err=True)
+        click.echo(f"  {count:>8}  without an answer: {reason}")
+    click.echo(f"  answers: {summary['out']}")

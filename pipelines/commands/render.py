@@ -58,4 +58,4 @@ def k8s(
     out.mkdir(parents=True, exist_ok=True)
     for name, text in found.items():
         (out / name).write_text(text, encoding="utf-8")
-        click.echo(f"  {out / name}", err=True)
+        click.echo(f"  {out / name}")

@@ -75,4 +75,4 @@ def print_row(row: dict[str, Any]) -> None:
     state = click.style(f"{row['status']:<11}", fg=COLORS[row["status"]])
     steps = ", ".join(f"{count} {word}" for word, count in row["steps"].items())
     took = duration(row["seconds"])
-    click.echo(f"  {row['run']}  {row['pipeline']:<12} {state} {when}  {took:>12}  {steps}", err=True)
+    click.echo(f"  {row['run']}  {row['pipeline']:<12} {state} {when}  {took:>12}  {steps}")

@@ -88,9 +88,9 @@ def add(ctx: click.Context, name: str, pipeline: str, sets: tuple[str, ...], sto
     )
     coming = schedules.following(made, now, 3)
     schedules.add(place, made)
-    click.echo(f"  {name}: {request.name} {made.trigger.words()}", err=True)
+    click.echo(f"  {name}: {request.name} {made.trigger.words()}")
     for moment in coming:
-        click.echo(f"    {_local(made, moment)}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC", err=True)
+        click.echo(f"    {_local(made, moment)}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC")
     click.echo(with_store("  It runs while a `rayfield scheduler` does."), err=True)
 
 
@@ -238,7 +238,7 @@ def pause(name: str, store: str) -> None:
     from pipelines.engine import schedules
 
     schedules.change(place, schedules.find(place, name), paused=True)
-    click.echo(with_store(f"  {name} is paused. `rayfield schedule resume {name}` goes on."), err=True)
+    click.echo(with_store(f"  {name} is paused. `rayfield schedule resume {name}` goes on."))
 
 
 @schedule.command()
@@ -253,7 +253,7 @@ def resume(name: str, store: str) -> None:
     if not held.paused:
         raise UsageError(f"Schedule {name!r} is not paused.")
     schedules.change(place, held, paused=False, since=int(time.time()))
-    click.echo(f"  {name} goes on.", err=True)
+    click.echo(f"  {name} goes on.")
 
 
 @schedule.command("run-now")
@@ -304,10 +304,10 @@ def backfill(
     ticks = [t for moment in times if (t := schedules.filled_in(place, held, moment, now))]
     if as_json:
         click.echo(json.dumps([tick.name for tick in ticks], indent=1))
-    click.echo(f"  {len(ticks)} of {len(times)} ticks never ran.", err=True)
+    click.echo(f"  {len(ticks)} of {len(times)} ticks never ran.")
     if dry_run:
         for tick in ticks:
-            click.echo(f"  {_local(held, tick.due)}   {tick.name}", err=True)
+            click.echo(f"  {_local(held, tick.due)}   {tick.name}")
         return
     ctx.exit(_wait(place, [tick for tick in ticks if schedules.claim(place, tick)], no_wait))
 
@@ -367,4 +367,4 @@ def remove(name: str, force: bool, store: str) -> None:
     if left and not force:
         raise UsageError(f"Schedule {name!r} has {left[0]} not over. Wait for it, or pass --force.")
     schedules.remove(place, held)
-    click.echo(f"  {name} is gone.", err=True)
+    click.echo(f"  {name} is gone.")

@@ -40,7 +40,7 @@ def _say(run: Any, store: Any) -> None:
             unread(quarantined(store, step.manifest), step.title, UNREAD, screen)
         also_read(step, UNREAD, screen)
         if step.status == "failed":
-            click.echo(f"\n  {step.title}\n{_wrong(step.failures[-1])}", err=True)
+            click.echo(f"\n  {step.title}\n{_wrong(step.failures[-1])}")
     _links(run, store)
 
 
@@ -80,6 +80,6 @@ def _links(run: Any, store: Any) -> None:
         rows[1] = ("report", f"{store.address}/{report}")
     if "" in run.ids:
         rows.append(("mlflow", with_store(run.page)))
-    click.echo("", err=True)
+    click.echo()
     for word, where in rows:
-        click.echo(f"  {word:<8}{where}", err=True)
+        click.echo(f"  {word:<8}{where}")

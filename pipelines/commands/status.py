@@ -58,14 +58,14 @@ def _print(row: dict[str, Any]) -> None:
     from pipelines.engine.seeing import duration
 
     ended = sum(step["status"] in ("done", "cached") for step in row["steps"])
-    click.echo(f"  {row['run']}  {row['pipeline']}  {row['status']}  {ended} of {len(row['steps'])} steps", err=True)
+    click.echo(f"  {row['run']}  {row['pipeline']}  {row['status']}  {ended} of {len(row['steps'])} steps")
     for step in row["steps"]:
         if step["status"] in ("running", "retry", "failed", "interrupted"):
             since = f"since {duration(time.time() - step['began'])}" if step["status"] == "running" else ""
-            click.echo(f"    {step['status']:<11} {step['step']:<24} {far(step)}  {since}  {step['what']}", err=True)
+            click.echo(f"    {step['status']:<11} {step['step']:<24} {far(step)}  {since}  {step['what']}")
     waiting = [step["step"] for step in row["steps"] if step["status"] == "waiting"]
     if waiting and row["status"] == "running":
-        click.echo(f"    waiting     {', '.join(waiting)}", err=True)
+        click.echo(f"    waiting     {', '.join(waiting)}")
 
 
 def far(step: dict[str, Any]) -> str:
@@ -79,6 +79,6 @@ def _print_last(store: Any) -> None:
     name, record = next(store.runs(), ("", {}))
     if not name:
         return click.echo(with_store("  No run yet: `rayfield run quickstart`."), err=True)
-    click.echo("  Nothing runs. The last run:", err=True)
+    click.echo("  Nothing runs. The last run:")
     print_row(row_of(store, name, record))
     click.echo(with_store(f"  `rayfield show {name}` has its steps; `rayfield runs` lists the others."), err=True)

@@ -16,4 +16,4 @@ def stop(run: str, store: str) -> None:
     """Stop RUN, wherever it runs: what is done is kept, and the same command continues it."""
     from pipelines.engine import submissions
 
-    click.echo(f"  {run} {submissions.stop(store_at(store), run)}", err=True)
+    click.echo(f"  {run} {submissions.stop(store_at(store), run)}")

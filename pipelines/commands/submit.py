@@ -53,7 +53,7 @@ def submit(
     if mismatch := jobs.mismatch():
         click.echo(f"  ! {mismatch}", err=True)
     found, attached = submissions.submit(request, nodes(request, place), place, jobs, names)
-    click.echo(f"  {'attached to' if attached else 'submitted'} {found.run} at {found.address}", err=True)
+    click.echo(f"  {'attached to' if attached else 'submitted'} {found.run} at {found.address}", err=as_json)
     code = None if no_wait else _follow(place, found, jobs)
     if as_json:
         click.echo(json.dumps({"run": found.run, "id": found.id, "address": found.address, "code": code}, indent=1))

@@ -32,7 +32,7 @@ def verify(store: str, as_json: bool) -> None:
         click.echo(json.dumps(said, indent=1))
     else:
         for one in found.damaged:
-            click.echo(f"  {one.name}: {one.what}; {one.remedy}", err=True)
+            click.echo(f"  {one.name}: {one.what}; {one.remedy}")
         count = f"{len(found.damaged)} damaged" if found.damaged else "all as it was written"
-        click.echo(f"  {found.looked:,} files of {place.address}: {count}", err=True)
+        click.echo(f"  {found.looked:,} files of {place.address}: {count}")
     sys.exit(1 if found.damaged else 0)

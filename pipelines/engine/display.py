@@ -1,5 +1,6 @@
 """
-What people see: a live list of steps in a terminal, plain lines elsewhere, and the table at the end. All on stderr.
+What people see: a live list of steps in a terminal, plain lines elsewhere, both on stderr; the table at the end, which
+is what a run answers, on stdout.
 """
 
 import sys
@@ -23,11 +24,12 @@ FIRST = 3  # assets in quarantine that the end of a run names
 SAID = 30.0  # seconds between lines of one step's progress, where there is no terminal
 
 
-def console() -> Any:
-    """A console on stderr; NO_COLOR and pipes are honoured by rich. A file has room for long lines."""
+def console(*, stderr: bool = False) -> Any:
+    """A console on stdout, or on stderr; NO_COLOR and pipes are honoured by rich. A file has room for long lines."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else WIDE)
 
 
 class Lines:
@@ -113,7 +115,7 @@ class Live:
     """A bar for each running step with its latest numbers, and below them what waits."""
 
     def __init__(self, nodes: Sequence[Mapping[str, Any]], screen: Any = None) -> None:
-        self.console = screen or console()
+        self.console = screen or console(stderr=True)
         self.titles = {node["key"]: str(node["title"]) for node in nodes}
         self.status: dict[str, str] = {}
         self.bars: dict[str, Any] = {}
@@ -225,7 +227,7 @@ def results(nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: M
     for node in nodes:
         with noting_damage(screen):
             unread(quarantined(store, manifests.get(node["key"])), node["title"], FIRST, screen)
-    _models(manifests, screen)
+    _models(manifests, console(stderr=True))
 
 
 def unbeaten(manifest: Mapping[str, Any], others: Iterable[Mapping[str, Any] | None]) -> str:

@@ -125,9 +125,9 @@ def _report(store: Store, run: str) -> None:
     except Exception as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         again = typed(f"rayfield report {run}")
-        console().print(f"  The report was not written ({words}). `{again}` tries again.", soft_wrap=True)
+        console(stderr=True).print(f"  The report was not written ({words}). `{again}` tries again.", soft_wrap=True)
     for words in damaged:
-        console().print(f"  {words}", soft_wrap=True)
+        console(stderr=True).print(f"  {words}", soft_wrap=True)
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def _say(
         print(json.dumps(summary(nodes, manifests, status), indent=1))
     else:
         results(nodes, manifests, status, store)
-    screen = console()
+    screen = console(stderr=True)
     if problem:
         screen.print(f"  {problem}")
     if code == INTERRUPTED:
