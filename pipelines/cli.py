@@ -111,7 +111,7 @@ def _module(name: str) -> Any:
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="rayfield")
+@click.version_option(package_name="rayfield", prog_name="rayfield")
 def main() -> None:
     """
     Pipelines from raw 3D shapes to registered models.
