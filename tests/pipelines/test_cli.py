@@ -169,11 +169,32 @@ def test_a_run_says_what_came_of_every_step_and_json_alone_is_on_stdout(toy, unt
     assert "> total" in result.stderr
 
 
-def test_people_read_stderr_and_stdout_is_empty(toy, untracked):
+def test_the_answer_goes_to_stdout_and_the_progress_to_stderr(toy, untracked):
     result = rayfield("run", toy)
 
-    assert result.stdout == ""
-    assert "total" in result.stderr
+    assert "> total" in result.stderr and "> total" not in result.stdout
+    assert re.search(r"done +total ", result.stdout) and not re.search(r"done +total ", result.stderr)
+    assert "rayfield report --open" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["runs"], ["status"], ["show"], ["diff", "last"], ["models", "list"], ["plan", "TOY"], ["explain", "TOY"], ["gc"]],
+    ids=" ".join,
+)
+def test_what_a_command_answers_can_be_piped(toy, untracked, words):
+    rayfield("run", toy)
+    result = rayfield(*(toy if word == "TOY" else word for word in words))
+
+    assert bool(result.stdout) != (words == ["models", "list"]), "no model is registered"
+    assert bool(result.stderr) == (words in (["models", "list"], ["status"])), "advice alone"
+
+
+def test_a_pipe_that_is_closed_ends_a_command_quietly():
+    command = f"set -o pipefail; {sys.executable} -m pipelines families | head -1"
+    found = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+
+    assert found.stdout.count("\n") == 1 and found.stderr == ""
 
 
 def test_a_second_run_keeps_everything(toy, untracked):
@@ -191,13 +212,13 @@ def test_a_failed_step_is_shown_with_its_traceback_and_the_rest_goes_on(toy, unt
     assert "a bug error of two lines" in result.stderr
     assert "Traceback" not in result.stderr
     assert ran("total") == 1
-    assert "toys.py" in shown.stderr and "Traceback" in shown.stderr
+    assert "toys.py" in shown.stdout and "Traceback" in shown.stdout
 
 
 @pytest.mark.parametrize("kind", ["usage", "infeasible", "data"])
 def test_a_mistake_of_people_within_a_step_is_shown_as_its_sentence_alone(toy, untracked, kind):
     rayfield("run", toy, "--kind", kind)
-    shown = rayfield("show").stderr
+    shown = rayfield("show").stdout
 
     assert f"\n  broken\n  a {kind} error of two lines\n" in shown
     assert "Traceback" not in shown
@@ -208,9 +229,9 @@ def test_what_is_in_quarantine_is_named_with_its_reason(training, untracked):
     folder.mkdir(exist_ok=True)
     for n in range(22):
         (folder / f"bad{n:02d}.obj").write_bytes(b"")
-    ended = rayfield("run", *training).stderr
-    again = rayfield("run", *training).stderr
-    shown = rayfield("show").stderr
+    ended = rayfield("run", *training).stdout
+    again = rayfield("run", *training).stdout
+    shown = rayfield("show").stdout
     page = Path(rayfield("report").stdout.strip()).read_text()
 
     assert "preprocess: 22 in quarantine" in ended
@@ -226,7 +247,7 @@ def test_what_is_in_quarantine_is_named_with_its_reason(training, untracked):
 def test_the_commands_that_are_printed_name_the_store_that_was_typed(toy, untracked, tmp_path):
     there = tmp_path / "else where"
     ended = rayfield("run", toy, "--kind", "bug", "--store", str(there)).stderr
-    shown = rayfield("show", "--store", str(there)).stderr
+    shown = rayfield("show", "--store", str(there)).stdout
     mistake = said(rayfield("show", "no-run", "--store", str(there)))
 
     assert f"rayfield report --open --store '{there}'" in ended
@@ -261,7 +282,7 @@ def test_a_store_that_was_not_typed_is_not_named(toy, untracked):
     ended = rayfield("run", toy).stderr
 
     assert "rayfield report --open, rayfield ui\n" in ended
-    assert "--store" not in ended + rayfield("show").stderr
+    assert "--store" not in ended + rayfield("show").stdout
 
 
 @pytest.mark.parametrize("words", [["runs"], ["status"], ["models", "list"]], ids=" ".join)
@@ -292,7 +313,7 @@ def test_a_plan_says_what_would_run(toy, untracked):
     rows = json.loads(rayfield("plan", toy, "--value", "6", "--json").stdout)["steps"]
 
     assert [(row["step"], row["action"]) for row in rows] == [("judge", "keep"), ("number", "run"), ("total", "run")]
-    assert "2 of 3 steps would run." in rayfield("run", toy, "--value", "6", "--dry-run").stderr
+    assert "2 of 3 steps would run." in rayfield("run", toy, "--value", "6", "--dry-run").stdout
     assert ran("number 6") == 0
 
 
@@ -314,7 +335,7 @@ def test_status_is_about_what_runs_now(toy, untracked):
     rayfield("run", toy)
 
     assert json.loads(rayfield("status", "--json").stdout) == []
-    assert "Nothing runs. The last run:" in rayfield("status").stderr
+    assert "Nothing runs. The last run:" in rayfield("status").stdout
     assert json.loads(rayfield("status", "last", "--json").stdout)[0]["status"] == "done"
 
 
@@ -375,7 +396,7 @@ def test_two_runs_are_compared(toy, untracked):
         ("number", False),
         ("total", False),
     ]
-    assert "value: 5 -> 6" in rayfield("diff", first, second).stderr
+    assert "value: 5 -> 6" in rayfield("diff", first, second).stdout
 
 
 def test_every_run_has_its_report(toy, untracked, tmp_path):

@@ -247,7 +247,7 @@ def test_the_table_at_the_end_says_it(own_store: Path, capsys):
     nodes = [{"key": key, "title": manifest["result"]["name"]} for key, manifest in manifests.items()]
     results(nodes, manifests, dict.fromkeys(manifests, "done"), Store(str(own_store)))
 
-    assert "voxnet: accuracy; not better than forest: -0.250 ± 0.250" in capsys.readouterr().err
+    assert "voxnet: accuracy; not better than forest: -0.250 ± 0.250" in capsys.readouterr().out
 
 
 def shown(store: Store, width: int = 160) -> list[str]:
