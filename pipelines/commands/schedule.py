@@ -304,10 +304,10 @@ def backfill(
     ticks = [t for moment in times if (t := schedules.filled_in(place, held, moment, now))]
     if as_json:
         click.echo(json.dumps([tick.name for tick in ticks], indent=1))
-    click.echo(f"  {len(ticks)} of {len(times)} ticks never ran.")
+    click.echo(f"  {len(ticks)} of {len(times)} ticks never ran.", err=as_json)
     if dry_run:
         for tick in ticks:
-            click.echo(f"  {_local(held, tick.due)}   {tick.name}")
+            click.echo(f"  {_local(held, tick.due)}   {tick.name}", err=as_json)
         return
     ctx.exit(_wait(place, [tick for tick in ticks if schedules.claim(place, tick)], no_wait))
 

@@ -94,19 +94,19 @@ def test_the_champion_is_changed_and_changed_back_from_the_command_line(made):
     refused = rayfield("models", "promote", NAME, "2")
 
     assert refused.exit_code == 3
-    assert "version 2: HOLD" in refused.stderr
-    assert "on what neither has seen" in refused.stderr
+    assert "version 2: HOLD" in refused.stdout
+    assert "on what neither has seen" in refused.stdout
     assert told("models", "promote", NAME, "2", "--force")["forced"] is True
     assert told("models", "show", NAME)["aliases"] == {"champion": "2", "previous": "1"}
-    assert "version 1 is champion again, 2 was" in rayfield("models", "rollback", NAME).stderr
+    assert "version 1 is champion again, 2 was" in rayfield("models", "rollback", NAME).stdout
 
-    shown = rayfield("models", "show", NAME).stderr
+    shown = rayfield("models", "show", NAME).stdout
 
     assert [line.split()[:2] for line in shown.splitlines()[:2]] == [["version", "1"], ["version", "2"]]
     assert "forced" in shown and "rollback" in shown
     (row,) = [row for row in told("models", "list") if row["name"] == NAME]
     assert (row["champion"], row["previous"], row["versions"]) == ("1", "2", 2)
-    assert f"# {NAME}: voxnet" in rayfield("models", "show", NAME, "1").stderr
+    assert f"# {NAME}: voxnet" in rayfield("models", "show", NAME, "1").stdout
 
 
 @pytest.mark.parametrize(

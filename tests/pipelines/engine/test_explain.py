@@ -260,8 +260,8 @@ def test_the_command_says_it_in_a_line_and_as_json(toy, monkeypatch):
     plain = CliRunner().invoke(main, ["explain", str(toy.folder / "toy.py"), "number", *words])
     rows = json.loads(CliRunner().invoke(main, ["explain", str(toy.folder / "toy.py"), *words, "--json"]).stdout)
 
-    assert "would run" in plain.stderr and "parameter value 1 -> 3" in plain.stderr
-    assert plain.stdout == ""
+    assert "would run" in plain.stdout and "parameter value 1 -> 3" in plain.stdout
+    assert plain.stderr == ""
     assert [row["action"] for row in rows] == ["keep", "keep", "keep", "run", "keep", "run", "keep", "run"]
     assert rows[3]["why"] == ["parameter value 1 -> 3"]
 

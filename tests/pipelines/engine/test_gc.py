@@ -302,7 +302,7 @@ def test_the_command_says_what_went_in_words_and_in_json(store):
     make(store, "1", "a")
     make(store, "2", "b")
     said = CliRunner().invoke(main, ["gc", "--keep", "1", "--dry-run", "--store", store.address])
-    assert said.exit_code == 0 and "files would be removed" in said.stderr and has(store, "a")
+    assert said.exit_code == 0 and "files would be removed" in said.stdout and has(store, "a")
 
     told = json.loads(CliRunner().invoke(main, ["gc", "--keep", "1", "--json", "--store", store.address]).stdout)
     assert told["total"]["files"] == 3 and told["objects"] == {"files": 1, "bytes": 1}

@@ -849,7 +849,7 @@ def test_the_life_of_a_schedule(toy, monkeypatch):
     assert json.loads(dry.stdout) == ["20260328T010000Z", "20260329T010000Z", "20260330T000000Z"]
     assert len(started) == 1
     assert rayfield("schedule", "backfill", "nightly", *period).exit_code == 3
-    assert "0 of 3" in rayfield("schedule", "backfill", "nightly", *period).stderr
+    assert "0 of 3" in rayfield("schedule", "backfill", "nightly", *period).stdout
     assert [tick.due for tick in started[1:]] == sorted(tick.due for tick in started[1:])
 
     rows = json.loads(rayfield("schedule", "history", "nightly", "--json").stdout)

@@ -227,9 +227,9 @@ def test_the_command_says_what_is_damaged_and_what_to_do(store):
     after = CliRunner().invoke(main, ["verify", "--json"])
 
     assert whole.exit_code == 0
-    assert "all as it was written" in whole.stderr
+    assert "all as it was written" in whole.stdout
     assert said.exit_code == 1
-    assert f"objects/{path.parent.name}/{path.name}: words.txt of keeping is damaged; {ANEW}" in said.stderr
+    assert f"objects/{path.parent.name}/{path.name}: words.txt of keeping is damaged; {ANEW}" in said.stdout
     assert after.exit_code == 0, "what is set aside is not found again"
     assert json.loads(after.stdout)["damaged"] == []
 
