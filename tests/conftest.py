@@ -5,6 +5,7 @@ What every test gets: a store of its own, an MLflow database that no two make, a
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,21 +60,24 @@ def _is_near(host: str) -> bool:
 
 @pytest.fixture(scope="session")
 def ray_session(tracking: str) -> Iterator[None]:
-    """A small Ray on this machine, set as the engine sets its own."""
-    from pipelines.engine.executors import SETTINGS, quoted_python
+    """A small Ray on this machine, set as the engine sets its own, that other processes may join."""
+    from pipelines.engine.executors import SETTINGS
+    from tests.two_nodes import python
 
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": tracking}
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": environment, **quoted_python()},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", python())  # those who join quote no path of ours
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": environment},
+        )
     yield
     ray.shutdown()

@@ -13,15 +13,14 @@ from components.errors import RayfieldError
 from components.runtime import files, places
 from components.runtime.files import Damaged, File, keep
 from components.runtime.plain import decode, encode
-from components.step import step
 from pipelines.engine import store as store_module
 from pipelines.engine.drawing import draw
 from pipelines.engine.executors import Here
-from pipelines.engine.pipeline import pipeline
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.store import Store
 from pipelines.engine.tracking import ledger_lines
 from tests.faults.faulty import Faulty
+from tests.faults.joining import EXPECTED, together
 
 ADDRESS = "faulty://bucket/rayfield"
 WORDS = b"words enough to be cut in two"
@@ -174,25 +173,6 @@ def test_one_of_many_has_a_lease_at_a_time(bucket, seed):
 
 
 # Whole runs
-
-
-@step
-def make(number: int) -> File:
-    """A file of a made-up size."""
-    return keep(f"{number}.txt", f"number {number} ".encode() * (number + 1))
-
-
-@step
-def joined(parts: tuple[File, ...]) -> File:
-    return keep("all.txt", b"".join(part.read() for part in parts))
-
-
-@pipeline
-def together(count: int = 4) -> None:
-    joined([make(number) for number in range(count)])
-
-
-EXPECTED = b"".join(f"number {n} ".encode() * (n + 1) for n in range(4))
 
 
 def nodes() -> list[dict[str, Any]]:
