@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import click
 
+from components.errors import UsageError
 from pipelines.cli import JSON, STORE, store_at
 
 SECTION = "Look after"
@@ -27,6 +28,8 @@ def verify(store: str, as_json: bool) -> None:
     from pipelines.engine.verify import verify as looked_at
 
     found = looked_at(place)
+    if not found.looked:
+        raise UsageError(f"verify looks at a store, but nothing was ever written to {place.address}. Correct --store.")
     if as_json:
         said = {"store": place.address, "files": found.looked, "damaged": [asdict(one) for one in found.damaged]}
         click.echo(json.dumps(said, indent=1))

@@ -12,12 +12,14 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
+from components.errors import UsageError
 from components.runtime.imports import is_brought
 from pipelines.engine.definitions import Source, digest_of, package_of, read, shown
 
@@ -82,13 +84,39 @@ def text_of(name: str, path: Path | None = None) -> Source:
     path = path or path_of(name)
     if path is None:
         raise FileNotFoundError(f"no module {name}")
-    return read(path.read_bytes(), shown(path, ROOT), package_of(name, path))
+    data = path.read_bytes()
+    hold(path, data)
+    return read(data, shown(path, ROOT), package_of(name, path))
+
+
+@contextmanager
+def unchanging() -> Iterator[None]:
+    """Meanwhile no file may change between two looks at it: a key would hold the one, and a run execute the other."""
+    _held.append({})
+    try:
+        yield
+    finally:
+        _held.pop()
+
+
+_held: list[dict[str, bytes]] = []
+"""file -> what was read of it first"""
+
+
+def hold(path: Path, data: bytes) -> None:
+    """Raises UsageError where a file is not what it was when it was read first, meanwhile."""
+    if _held and _held[-1].setdefault(str(path), data) != data:
+        raise UsageError(
+            f"A plan holds code as it was read, but {path} changed while it was drawn. Run again: it is drawn anew."
+        )
 
 
 def module(name: str, path: Path | None = None) -> Module:
     """A module, and what it imports."""
     path = path or path_of(name)
     words = set(text_of(name, path).everywhere)
+    if path is not None:
+        _refuse_standard(path, words)
     folders = {".".join(word.split(".")[:n]) for word in {name, *words} for n in range(1, word.count(".") + 1)}
     own = {word for word in words | folders if path_of(word)}
     # a name under a module of the project's is something that this module defines
@@ -96,6 +124,18 @@ def module(name: str, path: Path | None = None) -> Module:
     absent = (word for word in words - own if paths_of(word)[0].parent.is_dir())
     outside = tops - sys.stdlib_module_names
     return Module(name, str(path), tuple(sorted(own - {name})), tuple(sorted(outside)), tuple(sorted(absent)))
+
+
+def _refuse_standard(path: Path, words: Iterable[str]) -> None:
+    """Refuses a file beside one's own code with the name of a module of Python's: an import gives one or the other."""
+    if path.is_relative_to(ROOT) or is_brought(str(path)) or str(path.parent) not in sys.path:
+        return
+    for top in sorted({word.split(".")[0] for word in words} & sys.stdlib_module_names):
+        if (beside := path.parent / f"{top}.py").is_file():
+            raise UsageError(
+                f"A module of one's own has another name than Python's have, but {path} imports {top}, and {beside} "
+                "is beside it. Rename that file."
+            )
 
 
 def closure(names: Iterable[str]) -> list[Module]:
@@ -238,7 +278,7 @@ def _sources(name: str) -> list[tuple[str, Path]]:
         (file.relative_to(folder).as_posix(), file)
         for folder in folders
         for file in folder.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
+        if file.is_file() and not any(part.startswith((".", "__pycache__")) for part in file.relative_to(folder).parts)
     ]
     alone = [Path(spec.origin)] if spec and spec.has_location and spec.origin and not folders else []
     return sorted([*files, *((file.name, file) for file in alone if file.is_file())])

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
-from components.errors import UsageError, nearest
+from components.errors import DataError, UsageError, nearest
 from pipelines.engine.store import Store
 
 RUNS = 50
@@ -274,9 +274,10 @@ def assets_of(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
 
     from components.runtime.plain import decode
 
-    table = decode(result)
-    good = pq.read_table(table.assets.path(), columns=["id", "label", "split", "digest"]).to_pylist()
-    unread = pq.read_table(table.quarantine.path(), columns=["id"]).to_pylist()
+    # the whole table names classes that may be gone, or be of somebody's own code
+    assets, quarantine = (decode(result[name]).path() for name in ("assets", "quarantine"))
+    good = pq.read_table(assets, columns=["id", "label", "split", "digest"]).to_pylist()
+    unread = pq.read_table(quarantine, columns=["id"]).to_pylist()
     return {row["id"]: None for row in unread} | {r["id"]: (r["digest"], r["label"], r["split"]) for r in good}
 
 
@@ -285,7 +286,10 @@ def listed(parameter: Any) -> dict[str, Any] | None:
     from components.source import Source
     from pipelines.engine.work import resolve
 
-    source = resolve(parameter, Store("")) if isinstance(parameter, Mapping) and "@" in parameter else None
+    try:
+        source = resolve(parameter, Store("")) if isinstance(parameter, Mapping) and "@" in parameter else None
+    except DataError:  # a class of somebody's own code, which is not imported to say why a step runs
+        return None
     if not isinstance(source, Source):
         return None
     return {asset.id: (asset.digest, asset.label, asset.split) for asset in source.rows()}

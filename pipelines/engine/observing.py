@@ -5,10 +5,12 @@ Keys are computed from the text of the code: what it reads by names that are mad
 is seen here, in the step's own process, and named in the step's manifest; a strict step fails on it.
 """
 
+import mimetypes
 import os
 import shutil
 import sys
 import tempfile
+import zoneinfo
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,12 +48,14 @@ class Observed:
 
     also: list[str] = field(default_factory=list)
     """such as "/etc/words", "the variable WORDS", "the module helpers" """
+    arguments: Any = ()
+    """of the step: the files of its sources are in its key"""
 
 
 @contextmanager
-def observing(node: Mapping[str, Any], arguments: Any) -> Iterator[Observed]:
+def observing(node: Mapping[str, Any]) -> Iterator[Observed]:
     """
-    Notes what a step's own code reads meanwhile, less what its key holds.
+    Notes what a step's own code reads meanwhile, when it is imported too, less what its key holds.
 
     In this process and in the threads that the code itself starts. What its workers read, or another program, is not
     seen; nor what is asked in C, of a network, of Ray and MLflow, or in the folder for temporary files.
@@ -61,7 +65,7 @@ def observing(node: Mapping[str, Any], arguments: Any) -> Iterator[Observed]:
         yield seen
     loaded = sorted(_modules(node, set(sys.modules) - before))
     paths = {os.path.abspath(_source_of(path)) for path in found.paths} - {str(code.path_of(name)) for name in loaded}
-    seen.also += sorted(_strange(paths, node, arguments))
+    seen.also += sorted(_strange(paths, node, seen.arguments))
     seen.also += sorted(f"the variable {name}" for name in found.variables if not name.startswith(PLACES))
     seen.also += [f"the module {name}" for name in loaded]
 
@@ -113,7 +117,8 @@ def _is_own(frame: FrameType) -> bool:
 def _is_environment(name: str, frame: FrameType) -> bool:
     """Whether a name stands for the environment: code that calls a library in C, which has no frame, has none."""
     value = frame.f_globals.get(name)
-    return name in ("environ", "getenv") or value is os.environ or value is os.getenv
+    handed = any(one is os.environ or one is os.getenv for one in frame.f_locals.values())
+    return handed or name in ("environ", "getenv") or value is os.environ or value is os.getenv
 
 
 @cache
@@ -133,7 +138,9 @@ def _is_brought(file: str) -> bool:
 
 def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> list[str]:
     """Those of some paths that neither the key nor the engine answers for."""
-    data = {str(code.data_path(name[5:])) for name in node["ingredients"]["code"] if name.startswith("data ")}
+    data = set()
+    for name in (one.removeprefix("data ") for one in node["ingredients"]["code"] if one.startswith("data ")):
+        data |= {str(code.data_path(name)), *(os.path.abspath(os.path.join(folder, name)) for folder in sys.path)}
     data |= {os.path.abspath(folder) for folder in sys.path}  # what is installed is listed, by numba for one
     near = tuple(_near())
     names = {*modules(node), *code.OURS}
@@ -156,6 +163,8 @@ def _is_near(path: str, near: tuple[str, ...]) -> bool:
 def _near() -> Iterator[str]:
     """Folders whose files no result depends on, or that are compared with digests."""
     yield from ("/proc/", "/sys/", "/dev/")
+    # the tables of a system, which Python's own modules look things up in
+    yield from (*(f"{folder}{os.sep}" for folder in zoneinfo.TZPATH), *map(str, mimetypes.knownfiles))
     for folder in (scratch_root(), Path(tempfile.gettempdir()), Path(sys.prefix), Path(sys.base_prefix)):
         yield f"{folder}{os.sep}"
     if not is_remote(root()):

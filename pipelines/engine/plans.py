@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 from components.runtime.crash import point
 from components.runtime.own import importing, is_own, written
-from pipelines.engine.code import LOCK, OURS, ROOT, Module, closure, data_path, found_now, module, paths_of
+from pipelines.engine.code import (
+    LOCK,
+    OURS,
+    ROOT,
+    Module,
+    closure,
+    data_path,
+    found_now,
+    hold,
+    module,
+    paths_of,
+    unchanging,
+)
 from pipelines.engine.reading import loaded, packages, reading, variables
 from pipelines.engine.store import Store, StoreError, sealed, unsealed
 
@@ -126,20 +138,14 @@ def _same(path: str, stamp: list[Any] | None) -> bool:
     full = ROOT / path
     if stamp is None:
         return not full.exists()
-    size, time, digest = stamp
-    return _stamp(str(full)) == [size, time] or (full.exists() and _contents(full) == digest)
-
-
-def _stamp(path: str) -> list[int] | None:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
+    *whole, digest = stamp
+    return _whole_stamp(str(full)) == whole or (full.exists() and _contents(full) == digest)
 
 
 def _contents(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    data = path.read_bytes()
+    hold(path, data)
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
@@ -149,7 +155,7 @@ def drawn(request: Request, store: Store) -> list[dict[str, Any]]:
     from pipelines.engine.drawing import draw
 
     before, began = set(sys.modules), time.time_ns()
-    with importing(*request.own):
+    with importing(*request.own), unchanging():
         with reading() as seen:
             function = pipeline.load(request.pipeline)
             values = pipeline.values(function, request.texts, request.source)
@@ -228,7 +234,7 @@ def _settled(path: str, began: int) -> list[int] | None:
 
 
 def _content_stamp(path: Path) -> list[Any] | None:
-    return [*(_stamp(str(path)) or []), _contents(path)] if path.exists() else None
+    return [*(_whole_stamp(str(path)) or []), _contents(path)] if path.exists() else None
 
 
 def verdict(manifests: Mapping[str, Mapping[str, Any] | None]) -> int:

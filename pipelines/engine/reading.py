@@ -21,7 +21,7 @@ from weakref import WeakSet
 from components.runtime.secrets import is_secret
 from pipelines.engine.code import ROOT, is_brought
 
-HEARD = ("open", "os.listdir", "os.scandir", "ctypes.dlopen")
+HEARD = ("open", "os.listdir", "os.scandir", "ctypes.dlopen", "sqlite3.connect")
 IMPORTING = "<frozen importlib"
 PACKAGED = (".dist-info", ".egg-info")
 
@@ -35,6 +35,8 @@ class Reading:
 
     paths: set[str] = field(default_factory=set)
     """as they were asked for: one that is not in full depends on the folder in which the command is given"""
+    made: set[str] = field(default_factory=set)
+    """what was written from its beginning meanwhile: to read that again is to read nothing new"""
     variables: set[str] = field(default_factory=set)
     is_asked: Listens = lambda frame: True
     """whether the code that asks is the one that is listened to"""
@@ -83,8 +85,13 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     if not _now or event not in HEARD:
         return
     path = "." if arguments[0] is None else arguments[0]
-    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_CREAT)
-    if not isinstance(path, str | bytes | os.PathLike) or writes or not _is_heard(sys._getframe(1)):
+    flags = arguments[2] if event == "open" and isinstance(arguments[2], int) else 0
+    if not isinstance(path, str | bytes | os.PathLike) or not _is_heard(sys._getframe(1)):
+        return
+    if flags & (os.O_WRONLY | os.O_CREAT):
+        _now[-1].made |= {os.fsdecode(path)} if flags & os.O_TRUNC else set()
+        return
+    if os.fsdecode(path) in _now[-1].made:
         return
     if event != "ctypes.dlopen" or os.path.isabs(path):  # a system's library is found by its name
         _now[-1].paths.add(os.fsdecode(path))

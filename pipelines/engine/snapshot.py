@@ -95,7 +95,7 @@ def own_files(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Path]:
 def _same(found: Mapping[str, Path], held: Mapping[str, bytes], drawn: Mapping[str, Any]) -> None:
     for name, path in found.items():
         stamp = drawn.get(os.path.relpath(path, ROOT))
-        if stamp and digest_of(held[name]) != stamp[2]:
+        if stamp and digest_of(held[name]) != stamp[-1]:
             raise DataError(
                 f"A run executes the code that its plan was drawn with, but {path} changed since then. "
                 "Run again: the plan is drawn anew."

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -57,12 +57,14 @@ def _worked(node: Mapping[str, Any], run: str, store: Store, resources: Mapping[
     try:
         point("work: a step begins")
         with context.working("step"), importable(node), put_back(keyed(node)):
-            step = step_of(node["step"])
-            context.roots = (root_of(step.function),)
-            arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
-            given = list(sources(arguments, node["ingredients"]["parameters"]))
-            context.sources = {name_of_source(source): digest for source, digest in given}
-            with observing(node, arguments) as seen:
+            with observing(node) as seen:
+                imported(own_modules([node]))
+                step = step_of(node["step"])
+                context.roots = (root_of(step.function),)
+                arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}
+                given = list(sources(arguments, node["ingredients"]["parameters"]))
+                context.sources = {name_of_source(source): digest for source, digest in given}
+                seen.arguments = arguments
                 result = step.run(arguments, context)
             for source, _ in given:
                 if name_of_source(source) not in context.asked:  # the step's own way to read it
@@ -89,21 +91,30 @@ def _failed(error: Exception) -> dict[str, Any]:
 
 @contextmanager
 def importable(node: Mapping[str, Any]) -> Iterator[None]:
-    """Imports what the step's code imports, one's own from the run's copy, before the step can change any of it."""
+    """
+    Imports what the step's code imports of the project, before the step can change any of it.
+
+    One's own code can be imported meanwhile, from the run's copy: it is for each step anew, and what it does then is
+    the step's.
+    """
     own, folder, path = own_modules([node]), os.environ.get(CODE), list(sys.path)
     others = {name: sys.modules.pop(name) for name in own if folder and name in sys.modules}
     allow(own)
     sys.path[:0] = [folder] if folder else []
     try:
-        for name in modules(node):
-            with suppress(ImportError):  # what a function would try to import, and does without
-                importlib.import_module(name)
+        imported(name for name in modules(node) if name not in own)
         yield
     finally:
         sys.path[:] = path
         for name in own if folder else ():
             sys.modules.pop(name, None)  # another run may have others of the same names
         sys.modules.update(others)
+
+
+def imported(names: Iterable[str]) -> None:
+    for name in names:
+        with suppress(ImportError):  # what a function would try to import, and does without
+            importlib.import_module(name)
 
 
 def keyed(node: Mapping[str, Any]) -> list[str]:

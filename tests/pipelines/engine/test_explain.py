@@ -4,6 +4,7 @@ Explanations: what changed is named, down to the function, the constant, the pac
 
 import json
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,13 @@ from pipelines.engine import code, keys, plans
 from pipelines.engine.executors import Here
 from pipelines.engine.explain import (
     Reasons,
+    assets_of,
     chosen,
     code_changes,
     definition_changes,
     difference_of_assets,
     flat,
+    listed,
     report,
 )
 from pipelines.engine.plans import Request, drawn, statuses
@@ -214,6 +217,18 @@ def test_assets_that_came_went_and_changed_are_named(toy):
 
     assert said.startswith("source: 1 asset added (flat/new.obj), 1 removed (long/0.obj), 1 changed (round/1.obj)")
     assert toy.why()["look"] == ["source: other contents"]
+
+
+def test_what_somebody_elses_classes_made_is_compared_without_them(toy):
+    """A plan is drawn in a process that imports no code of one's own once it has the keys."""
+    toy.run()
+    (node,) = (node for node in toy.reasons().nodes if node["title"] == "preprocess")
+    made = toy.store.manifest(node["key"])
+    foreign = json.loads(re.sub(r'"(source|representation):\w+"', '"own:theirs:Theirs"', json.dumps(made)))
+
+    assert foreign != made
+    assert assets_of(foreign) == assets_of(made)
+    assert listed({"@": "own:theirs:Theirs"}) is None
 
 
 def test_a_step_that_waits_says_for_what(toy):

@@ -115,6 +115,55 @@ def test_code_that_is_read_by_its_path_is_named(tmp_path, own_store, words, how)
     assert str(path) in manifest["also"]
 
 
+def test_what_ones_own_module_reads_when_it_is_imported_is_named_and_fails_a_strict_step(
+    tmp_path, own_store, words, monkeypatch
+):
+    monkeypatch.setenv("WORDS", "three")
+    (tmp_path / "helper.py").write_text(f"import os\nLIMIT = os.environ['WORDS'] + open({str(words)!r}).read()\n")
+    _, _, manifest = run(tmp_path, Store(str(own_store)), "import helper; str(helper.LIMIT)")
+    outcome, _, _ = run(tmp_path, Store(str(own_store)), "import helper; str(helper.LIMIT)", strict="(strict=True)")
+
+    assert manifest["also"] == [str(words), "the variable WORDS"]
+    assert not outcome.ok
+
+
+def test_a_variable_that_is_read_by_an_environment_that_was_handed_in_is_named(tmp_path, own_store, monkeypatch):
+    monkeypatch.setenv("WORDS", "three")
+    what = '(lambda env=os.environ: env.get("WORDS"))()'
+    _, _, manifest = run(tmp_path, Store(str(own_store)), what)
+
+    assert manifest["also"] == ["the variable WORDS"]
+
+
+def test_what_is_read_of_a_database_is_named(tmp_path, own_store, words):
+    what = f"import sqlite3; sqlite3.connect({str(words)!r}).close()"
+    _, _, manifest = run(tmp_path, Store(str(own_store)), what)
+
+    assert manifest["also"] == [str(words)]
+
+
+ALLOWED = {
+    "a data file of its own package": "import importlib.resources as r, pkg; str(pkg); "
+    "r.files('pkg').joinpath('words.txt').read_text()",
+    "the tables of the system": "from zoneinfo import ZoneInfo; ZoneInfo('Europe/Berlin'); "
+    "import mimetypes; mimetypes.init()",
+    "what it wrote itself": "Path('new').write_text('words'); Path('new').read_text(); Path('new').unlink()",
+}
+
+
+@pytest.mark.parametrize("how", ALLOWED)
+def test_a_strict_step_may_read(tmp_path, own_store, words, monkeypatch, how):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").write_text("")
+    (tmp_path / "pkg" / "words.txt").write_text("one")
+    outcome, _, manifest = run(tmp_path, Store(str(own_store)), ALLOWED[how], strict="(strict=True)")
+
+    assert outcome.ok, outcome.errors
+    assert manifest["also"] == []
+
+
 def test_all_of_the_environment_for_another_program_is_no_variable_that_is_read(tmp_path, own_store, monkeypatch):
     monkeypatch.setenv("WORDS", "three")
     what = 'import subprocess; subprocess.run(["true"], env=dict(os.environ)); os.environ.copy()'

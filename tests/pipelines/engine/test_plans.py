@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import UsageError
 from components.sources.folder import Folder
 from pipelines.engine import plans
 from pipelines.engine.plans import Request, drawn, nodes, remembered, statuses, verdict
@@ -116,7 +117,7 @@ def test_data_files_that_ship_are_watched(request_, store):
 def test_a_change_of_a_watched_file_ends_the_plan(request_, store, monkeypatch):
     drawn(request_, store)
     changed = plans._contents
-    monkeypatch.setattr(plans, "_stamp", lambda path: [0, 0])
+    monkeypatch.setattr(plans, "_whole_stamp", lambda path: [0, 0, 0, 0])
     monkeypatch.setattr(plans, "_contents", lambda path: "other" if path.name == "voxels.py" else changed(path))
 
     assert remembered(request_, store) is None
@@ -481,6 +482,43 @@ def test_another_environment_on_the_same_store_has_keys_of_its_own_versions(proj
 
     assert key(project, store, str(tmp_path / "path")) != here
     assert key(project, store) == here
+
+
+def test_code_that_changes_while_the_plan_is_drawn_is_in_no_plan(tmp_path, store):
+    """The key would hold the text that was read first, and the run execute the one that was saved since."""
+    (tmp_path / "helper.py").write_text("LIMIT = 1\n")
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\nfrom components.step import step\nfrom helper import LIMIT\n"
+        "from pipelines.engine.pipeline import pipeline\n\n\n"
+        "@step\ndef limit() -> int:\n    return LIMIT\n\n\n"
+        "@pipeline\ndef mine():\n    limit()\n"
+        f"    Path({str(tmp_path / 'helper.py')!r}).write_text('LIMIT = 222\\n')\n"
+    )
+
+    with pytest.raises(UsageError, match=r"helper.py changed while it was drawn. Run again"):
+        drawn(Request(tmp_path / "mine.py", {}, {}, {}), store)
+
+
+def test_code_of_the_same_size_and_time_is_looked_at_all_the_same(tmp_path, store):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    request = Request(path, {}, {}, {})
+    drawn(request, store)
+    before = path.stat()
+    path.write_text(MINE.replace("a", "e"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert path.stat().st_size == before.st_size and remembered(request, store) is None
+
+
+def test_a_file_of_ones_own_with_the_name_of_pythons_is_refused(tmp_path, store):
+    """Which of the two is imported depends on what was imported before."""
+    path = tmp_path / "mine.py"
+    path.write_text("import statistics\n" + MINE)
+    (tmp_path / "statistics.py").write_text("def mean(values):\n    return 42\n")
+
+    with pytest.raises(UsageError, match=r"imports statistics, and .*statistics.py is beside it. Rename that file"):
+        drawn(Request(path, {}, {}, {}), store)
 
 
 def test_a_file_that_changes_while_the_plan_is_drawn_ends_it(request_, store, monkeypatch):

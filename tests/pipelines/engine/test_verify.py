@@ -219,6 +219,12 @@ def test_an_object_that_no_manifest_names_is_named_all_the_same(store):
     assert not path.exists()
 
 
+def test_a_store_in_which_nothing_is_is_none(tmp_path):
+    said = CliRunner().invoke(main, ["verify", "--store", str(tmp_path / "mistyped")])
+
+    assert said.exit_code == 2 and "nothing was ever written to" in said.stderr
+
+
 def test_the_command_says_what_is_damaged_and_what_to_do(store):
     whole = CliRunner().invoke(main, ["verify"])
     path = file_of(store, "keeping", lambda manifest: manifest["result"])
