@@ -5,6 +5,7 @@ The files that modules import, of the project and of one's own: what goes along 
 import ast
 import importlib.util
 import os
+import shutil
 import sysconfig
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -54,6 +55,13 @@ def files(modules: Iterable[str]) -> dict[str, Path]:
                     found[place] = path
                     waiting += _imports(path, folder)
     return dict(sorted(found.items()))
+
+
+def copy_modules(modules: Iterable[str], folder: Path) -> None:
+    """Copies the files of these modules, and of all that they import, to a folder of Python's path."""
+    for name, path in files(modules).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
 
 
 def _folder(top: str) -> Path:

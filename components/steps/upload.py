@@ -19,7 +19,7 @@ from safetensors.numpy import load as load_arrays
 from components.artifacts import Checkpoint, Scores
 from components.runtime.crash import point
 from components.runtime.files import tracking_uri
-from components.runtime.imports import files
+from components.runtime.imports import copy_modules
 from components.runtime.plain import classes, encode
 from components.steps import seen
 from components.steps.answering import answer, seal
@@ -100,9 +100,7 @@ def written(folder: Path, checkpoint: Checkpoint, key: str) -> Path:
 
 def _code(folder: Path, checkpoint: Checkpoint) -> list[str]:
     """The files that load the model where there is no clone: those of its own classes, and what they import."""
-    for name, path in files(["components.steps.served", *_modules(checkpoint)]).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / name)
+    copy_modules(["components.steps.served", *_modules(checkpoint)], folder)
     return [str(path) for path in sorted(folder.iterdir())]
 
 

@@ -179,7 +179,7 @@ def test_a_variable_that_a_package_asks_for_is_its_own(tmp_path, own_store, monk
     assert manifest["also"] == []
 
 
-def test_a_data_file_of_the_project_that_is_in_no_key_is_named(tmp_path, own_store):
+def test_a_data_file_of_the_project_that_is_in_no_key_is_named(tmp_path, own_store, words):
     what = 'import importlib.resources as r; r.files("components").joinpath("sources/data/furniture.bin").read_bytes()'
     _, _, manifest = run(tmp_path, Store(str(own_store)), what)
 
