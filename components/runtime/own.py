@@ -48,7 +48,9 @@ def importing(*paths: Path) -> Iterator[None]:
     """Meanwhile these files and what lies beside them can be imported; afterwards this process has nothing of them."""
     own = [path.resolve() for path in paths if is_own(path.resolve())]
     folders = [one for one in dict.fromkeys(str(path.parent) for path in own) if one not in sys.path[:1]]
-    held, before = dict(_files), set(sys.modules)
+    held, before, cached = dict(_files), set(sys.modules), sys.dont_write_bytecode
+    # Python knows what it compiled by whole seconds and a size: an edit may be as large, and as soon
+    sys.dont_write_bytecode = True
     sys.path[:0] = folders
     if _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
@@ -59,6 +61,7 @@ def importing(*paths: Path) -> Iterator[None]:
     except (ImportError, SyntaxError) as error:
         raise _told(error) from None
     finally:
+        sys.dont_write_bytecode = cached
         for folder in folders:
             sys.path.remove(folder)
         left = imported() - before

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import zoneinfo
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -53,16 +53,21 @@ class Observed:
 
 
 @contextmanager
-def observing(node: Mapping[str, Any]) -> Iterator[Observed]:
+def observing(node: Mapping[str, Any], bring: Callable[[], None]) -> Iterator[Observed]:
     """
-    Notes what a step's own code reads meanwhile, when it is imported too, less what its key holds.
+    Notes what a step's own code reads meanwhile, less what its key holds; and while `bring` imports it.
 
     In this process and in the threads that the code itself starts. What its workers read, or another program, is not
     seen; nor what is asked in C, of a network, of Ray and MLflow, or in the folder for temporary files.
     """
-    seen, before = Observed(), set(sys.modules)
+    seen = Observed()
+    with reading(_is_of_the_import, _asks, _starts) as early:
+        bring()
+    before = set(sys.modules)
     with reading(_is_of_the_step, _asks, _starts) as found:
         yield seen
+    found.paths |= early.paths
+    found.variables |= early.variables
     loaded = sorted(_modules(node, set(sys.modules) - before))
     paths = {os.path.abspath(_source_of(path)) for path in found.paths} - {str(code.path_of(name)) for name in loaded}
     seen.also += sorted(_strange(paths, node, seen.arguments))
@@ -73,6 +78,11 @@ def observing(node: Mapping[str, Any]) -> Iterator[Observed]:
 def _source_of(path: str) -> str:
     """The source of what was compiled: Python reads the one or the other."""
     return source_from_cache(path) if path.endswith(".pyc") and "__pycache__" in path else path
+
+
+def _is_of_the_import(frame: FrameType | None) -> bool:
+    """Whether the step's code reads a file when it is imported; what it imports then are the modules that it needs."""
+    return frame is not None and frame.f_code.co_name != "get_data" and _is_of_the_step(frame)
 
 
 def _is_of_the_step(frame: FrameType | None) -> bool:

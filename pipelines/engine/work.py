@@ -57,8 +57,7 @@ def _worked(node: Mapping[str, Any], run: str, store: Store, resources: Mapping[
     try:
         point("work: a step begins")
         with context.working("step"), importable(node), put_back(keyed(node)):
-            with observing(node) as seen:
-                imported(own_modules([node]))
+            with observing(node, lambda: imported(own_modules([node]))) as seen:
                 step = step_of(node["step"])
                 context.roots = (root_of(step.function),)
                 arguments = {name: resolve(value, store) for name, value in node["parameters"].items()}

@@ -179,15 +179,15 @@ def test_the_answer_goes_to_stdout_and_the_progress_to_stderr(toy, untracked):
 
 @pytest.mark.parametrize(
     "words",
-    [["runs"], ["status"], ["show"], ["diff", "last"], ["models", "list"], ["plan", "TOY"], ["explain", "TOY"], ["gc"]],
+    [["runs"], ["status"], ["show"], ["diff", "last"], ["plan", "TOY"], ["explain", "TOY"], ["gc"]],
     ids=" ".join,
 )
 def test_what_a_command_answers_can_be_piped(toy, untracked, words):
     rayfield("run", toy)
     result = rayfield(*(toy if word == "TOY" else word for word in words))
 
-    assert bool(result.stdout) != (words == ["models", "list"]), "no model is registered"
-    assert bool(result.stderr) == (words in (["models", "list"], ["status"])), "advice alone"
+    assert result.stdout
+    assert bool(result.stderr) == (words == ["status"]), "advice alone"
 
 
 def test_a_pipe_that_is_closed_ends_a_command_quietly():
