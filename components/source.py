@@ -72,14 +72,8 @@ class Source:
         raise TypeError(f"{type(self).__name__} must define watch()")
 
     def kinds(self) -> tuple[type, ...]:
-        """
-        The classes whose code decides what `open` gives: they are in the keys of what is made of it.
-
-        Its own, and those of the sources that its fields hold.
-        """
-        held = [getattr(self, one.name) for one in fields(self)]
-        inner = [kind for one in held if isinstance(one, Source) for kind in one.kinds()]
-        return tuple(dict.fromkeys([type(self), *inner]))
+        """The classes whose code decides what `open` gives: they are in the keys of what is made of it."""
+        return (type(self),)
 
     def groups(self, name: str) -> list[str]:
         """The values that the attribute `name` takes; `id` names the assets themselves."""

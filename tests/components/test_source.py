@@ -345,13 +345,3 @@ def test_no_source_blames_an_asset_for_what_a_disk_says(make, request, monkeypat
 
     with pytest.raises(OSError, match="Input/output error"):
         source.open(asset)
-
-
-def test_a_source_within_another_has_its_class_among_those_that_decide():
-    class Inner(Source):
-        scale: int = 1
-
-    class Outer(Source):
-        one: Inner = Inner()
-
-    assert Outer().kinds() == (Outer, Inner)
