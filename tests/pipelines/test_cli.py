@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_what_a_command_answers_can_be_piped(toy, untracked, words):
 
 
 def test_a_pipe_that_is_closed_ends_a_command_quietly():
-    command = f"set -o pipefail; {sys.executable} -m pipelines families | head -1"
+    command = f"set -o pipefail; {shlex.quote(sys.executable)} -m pipelines families | head -1"
     found = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
 
     assert found.stdout.count("\n") == 1 and found.stderr == ""
