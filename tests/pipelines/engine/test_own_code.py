@@ -86,7 +86,11 @@ def request_(tmp_path: Path) -> Request:
     ],
     ids=["a step", "another", "what nothing calls", "a family", "what it imports", "its representation"],
 )
-def test_an_edit_changes_the_keys_of_what_uses_it_alone(request_, tmp_path, own_store, file, old, new, changed):
+def test_an_edit_changes_the_keys_of_what_uses_it_alone(
+    request_, tmp_path, own_store, monkeypatch, file, old, new, changed
+):
+    """Though it is as large as what was there, and as soon: Python would take what it compiled for it."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     store = Store(str(own_store))
     before = {node["title"]: node["key"] for node in drawn(request_, store)}
     path = tmp_path / file
