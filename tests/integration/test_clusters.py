@@ -308,14 +308,14 @@ def test_a_second_submit_attaches_and_stop_ends_what_then_continues(terminal):
     assert "attached to" in said
     until(lambda: "unhurried" in terminal.statuses(first["run"]))
 
-    code, _, said = terminal.rayfield("stop", first["run"])
-    assert code == 0 and "stopped" in said
+    code, answer, said = terminal.rayfield("stop", first["run"])
+    assert code == 0 and "stopped" in answer, said
     assert terminal.record(first["run"])["code"] == 5
 
     _, third, _ = terminal.submit(*words, "--no-wait")
     assert third["id"] != first["id"]
     until(lambda: terminal.statuses(third["run"]).get("unhurried") == "cached")
-    assert "stopped" in terminal.rayfield("stop", third["run"])[2]
+    assert "stopped" in terminal.rayfield("stop", third["run"])[1]
 
 
 def test_a_table_survives_its_workers_and_its_node(terminal):
