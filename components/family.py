@@ -412,9 +412,9 @@ def called(name: str) -> type[Family]:
     return find(name)
 
 
-def _name_of(family: type[Family]) -> str:
-    folder, _, stem = family.__module__.rpartition(".")
-    return stem if folder == "components.families" else family.__name__.lower()
+def _name_of(cls: type[Family]) -> str:
+    folder, _, stem = cls.__module__.rpartition(".")
+    return stem if folder == "components.families" else cls.__name__.lower()
 
 
 def read_field(family: type[Family], name: str, text: str) -> Any:

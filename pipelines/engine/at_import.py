@@ -29,6 +29,13 @@ def names(statement: ast.AST) -> set[str]:
     return {one.id for one in evaluated(statement) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load)}
 
 
+def handed(statement: ast.AST) -> set[str]:
+    """The names that are called then, or given to what is called, decorators aside."""
+    marked = {id(inner) for mark in marks(statement) for inner in ast.walk(mark)}
+    calls = (one for one in evaluated(statement) if isinstance(one, ast.Call) and id(one) not in marked)
+    return {name for call in calls for name in names(call)}
+
+
 def marks(statement: ast.AST) -> list[ast.expr]:
     """The decorators of a statement and of what lies in it."""
     return [mark for one in evaluated(statement) for mark in getattr(one, "decorator_list", [])]

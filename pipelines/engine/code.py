@@ -9,6 +9,7 @@ changes with its version alone.
 import hashlib
 import importlib.util
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,8 @@ from pipelines.engine.definitions import Source, digest_of, package_of, read, sh
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "constraints.txt"
+FOR_PEOPLE = re.compile(r"(README|LICEN[CS]E|CHANGELOG)\b|.*\.(md|rst|log|pyi)$|py\.typed$", re.IGNORECASE)
+"""files of a package that no code of it reads"""
 OURS = ("components", "pipelines")
 """what names of this project begin with: nobody else's are looked for under these"""
 
@@ -45,10 +48,12 @@ class Module:
 
 def path_of(name: str) -> Path | None:
     """The file of a module that may be edited; None if there is none of that name."""
-    for candidate in paths_of(name):
-        if candidate.is_file() and (name.split(".")[0] in OURS or not is_brought(str(candidate))):
-            return candidate
-    return None if name.split(".")[0] in OURS else _outside(name)
+    top = name.split(".")[0]
+    if top not in OURS and (found := _outside(name)):
+        return found
+    here = next(filter(Path.is_file, paths_of(name)), None)
+    # a file of one's own, or a package, may be called as one at this project's root: it comes first on Python's path
+    return here if here is None or top in OURS or _spec(top) is None else None
 
 
 def paths_of(name: str) -> tuple[Path, Path]:
@@ -59,11 +64,24 @@ def paths_of(name: str) -> tuple[Path, Path]:
 
 def _outside(name: str) -> Path | None:
     """The file of a module elsewhere on Python's path, if it may be edited."""
+    spec = _found(name)
+    origin = Path(spec.origin) if spec and spec.has_location and spec.origin else None
+    return origin if origin and origin.suffix == ".py" and origin.is_file() else None
+
+
+def is_folder(name: str) -> bool:
+    """Whether a package that may be edited has no file of its own."""
+    if name.split(".")[0] in OURS:
+        return paths_of(name)[1].parent.is_dir()
+    spec = _found(name)
+    return spec is not None and spec.origin is None and bool(spec.submodule_search_locations)
+
+
+def _found(name: str) -> ModuleSpec | None:
     spec = _top(name.split(".")[0])
     for part in name.split(".")[1:]:
         spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations) if spec else None
-    origin = Path(spec.origin) if spec and spec.has_location and spec.origin else None
-    return origin if origin and origin.suffix == ".py" and origin.is_file() else None
+    return spec
 
 
 @cache
@@ -278,7 +296,9 @@ def _sources(name: str) -> list[tuple[str, Path]]:
         (file.relative_to(folder).as_posix(), file)
         for folder in folders
         for file in folder.rglob("*")
-        if file.is_file() and not any(part.startswith((".", "__pycache__")) for part in file.relative_to(folder).parts)
+        if file.is_file()
+        and not any(part.startswith((".", "__pycache__")) for part in file.relative_to(folder).parts)
+        and not FOR_PEOPLE.match(file.name)
     ]
     alone = [Path(spec.origin)] if spec and spec.has_location and spec.origin and not folders else []
     return sorted([*files, *((file.name, file) for file in alone if file.is_file())])

@@ -10,6 +10,7 @@ name of a function is in one.
 import ast
 import hashlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +34,22 @@ IMPORTERS = (
 LOADED = "sys.modules"
 ALL = "*"
 """stands for all of a module"""
+EVERYTHING = ("globals", "eval", "exec")
+HERE = ("locals", "vars", "dir")
+"""what leads to all of a module, the second where they are called outside of functions"""
+NAMES = ("__name__", "__qualname__")
+"""what a function or a class is called: that is in a key only where it is asked for"""
+NAMED = "(names)"
+"""the token of a definition that asks something for its name, whatever it may be"""
+TEXT = ("__doc__", "__code__", "__globals__", "f_code", "f_globals", "f_locals")
+"""what of a function, or of a frame, leads to the text of files"""
+TEXT_BY = (
+    *(f"inspect.{name}" for name in ("getdoc", "getcomments", "getsource", "getsourcelines", "getmodule", "stack")),
+    *("inspect.currentframe", "sys._getframe", "pkgutil.resolve_name", "linecache", "pydoc"),
+)
+"""and what is called for it"""
+VERBATIM = "(text)"
+"""the token of a definition that reads code as text: all of it counts, comments and docstrings too"""
 BLOCKS = ("body", "orelse", "finalbody")
 
 
@@ -145,12 +162,14 @@ def read(data: bytes, path: str, package: str) -> Source:
 
 
 def without_words(tree: ast.Module) -> ast.Module:
-    """The tree less every statement that is only a string."""
+    """The tree less every statement that is only a string, with `return` for `return None`."""
     for node in ast.walk(tree):
         for name in BLOCKS:
             block = getattr(node, name, None)
             if isinstance(block, list):
                 setattr(node, name, [one for one in block if not _is_words(one)])
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is None:
+            node.value = None
     return tree
 
 
@@ -223,6 +242,8 @@ class _Reader:
         self.touched: Counter[str] = Counter()
         self.known: set[str] = set()
         """all names of the module"""
+        self.changing: set[str] = set()
+        """those that a call may change, or change something by: no classes, and no modules"""
 
     def take(self, statement: ast.stmt) -> None:
         """Notes imports at once; the rest is read when all of them are known."""
@@ -250,6 +271,7 @@ class _Reader:
     def settle(self) -> None:
         """Reads what waits."""
         self.known = {*self.bindings, *(name for _, names, _ in self.waiting for name in names)}
+        self.changing = self._changing()
         several = sum((self._touches(*one) for one in self.waiting), Counter())
         for place, (statement, names, does) in enumerate(self.waiting):
             order = [f"after:{self.touched[one]}" for one in sorted(at_import.names(statement)) if several[one] > 1]
@@ -259,9 +281,19 @@ class _Reader:
                 self.statements.append(self._definition(statement, "", place, order))
             self.touched += self._touches(statement, names, does)
 
+    def _changing(self) -> set[str]:
+        own = {name for one, names, _ in self.waiting if not isinstance(one, ast.ClassDef) for name in names}
+        imported = {
+            name
+            for name, bound in self.bindings.items()
+            if any(member and module.split(".")[0] not in sys.stdlib_module_names for module, member in bound)
+        }
+        return own | imported
+
     def _touches(self, statement: ast.stmt, names: tuple[str, ...], does: bool) -> Counter[str]:
-        """The names that may stand for something else after a statement."""
-        return Counter({*names, *(at_import.names(statement) if does else ())})
+        """The names that may stand for something else after a statement, or for what it has changed: next(COUNTER)."""
+        read = at_import.names(statement) if does else at_import.handed(statement) & self.changing
+        return Counter({*names, *read})
 
     def _definition(self, statement: ast.stmt, name: str, place: int, order: list[str]) -> Definition:
         writer = _Writer(self)
@@ -419,6 +451,8 @@ class _Writer:
         self.beside: list[str] = []
         self.problems: list[str] = []
         self.scopes: list[_Scope] = []
+        self.telling = 0
+        """how deep within a `raise`, or what hands a name or a docstring on: no result hangs on these words"""
 
     def write(self, node: ast.AST, nameless: bool = False) -> None:
         """Adds the tokens of a node."""
@@ -431,6 +465,7 @@ class _Writer:
             return
         if isinstance(node, ast.Name | ast.Attribute) and self._name(node):
             return
+        self.telling += _only_tells(node)
         self.tokens.append(f"({type(node).__name__}")
         if isinstance(node, _SCOPES):
             self._scope(node, nameless)
@@ -442,6 +477,7 @@ class _Writer:
         for name in ("annotation", "returns"):
             self._words(getattr(node, name, None))
         self.tokens.append(")")
+        self.telling -= _only_tells(node)
 
     def _field(self, name: str, value: object) -> None:
         if name in LEFT_OUT or value is None and name != "value" or value == []:
@@ -555,11 +591,17 @@ class _Writer:
     def _name(self, node: ast.Name | ast.Attribute) -> bool:
         """Writes what is outside as a reference. False where there is more to write."""
         if isinstance(node, ast.Attribute) and node.attr == "__file__" or getattr(node, "id", "") == "__file__":
+            ours = not os.path.isabs(self.reader.path)
             self.problems.append(
                 f"A data file is asked for by its name, for a key holds its bytes, but line {node.lineno} of "
-                f"{self.reader.path} has __file__. Move the file to components/sources/data, and write "
-                'resource("NAME").'
+                f"{self.reader.path} has __file__. "
+                + (
+                    'Move the file to components/sources/data, and write resource("NAME").'
+                    if ours
+                    else "Pass the step what the file holds, or a source that has it among its assets."
+                )
             )
+        self._as_text(node)
         found = self.ref(node)
         if found is None:
             if isinstance(node, ast.Name):
@@ -579,8 +621,28 @@ class _Writer:
             self._refuse(node, "An import takes")
         elif dotted == LOADED or dotted.startswith(f"{LOADED}."):
             self._refuse(node, "A loaded module is asked for by")
-        elif dotted in ("globals", "eval", "exec") and found.name not in self.reader.known:
+        elif found.name not in self.reader.known and (dotted in EVERYTHING or dotted in HERE and not self._inside()):
             self.tokens.append(Ref(ALL))
+        elif any(dotted == one or dotted.startswith(f"{one}.") for one in TEXT_BY):
+            self.tokens.append(VERBATIM)
+
+    def _inside(self) -> bool:
+        """Whether this is within a function: its `locals()` are its own."""
+        return not all(scope.is_class for scope in self.scopes)
+
+    def _as_text(self, node: ast.Name | ast.Attribute) -> None:
+        """Notes what asks code for its own text, or for a name of whatever it stands for."""
+        asked = node.attr if isinstance(node, ast.Attribute) else node.id
+        if not isinstance(node.ctx, ast.Load) or self.telling:
+            return
+        if asked in TEXT:
+            self.tokens.append(VERBATIM)
+        elif asked in NAMES and isinstance(node, ast.Attribute) and not self._is_of_a_class(node.value):
+            self.tokens.append(NAMED)
+
+    def _is_of_a_class(self, node: ast.expr) -> bool:
+        """Whether a class is asked for its name as type(x): a key has the names of its arguments' classes."""
+        return isinstance(node, ast.Call) and _last(node.func) == "type" or _last(node) in ("cls", "__class__")
 
     def _call(self, node: ast.Call) -> bool:
         """Notes calls that lead to other files. True where the call is written by that."""
@@ -655,6 +717,12 @@ class _Writer:
             )
         else:
             self.resources.append(text)
+
+
+def _only_tells(node: ast.AST) -> bool:
+    """Whether a statement raises, or hands the name or the docstring of one thing to another: g.__doc__ = f.__doc__."""
+    handed = isinstance(node, ast.Assign) and all(_last(one) in ("__doc__", *NAMES) for one in node.targets)
+    return handed or isinstance(node, ast.Raise)
 
 
 def _has_file(node: ast.AST) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from components.errors import UsageError
 from pipelines.engine import code
-from pipelines.engine.definitions import ALL, Definition, Ref, Source, digest_of
+from pipelines.engine.definitions import ALL, NAMED, NAMES, VERBATIM, Definition, Ref, Source, digest_of
 
 IN_NO_KEY = (
     "components.runtime",
@@ -40,8 +40,11 @@ OWN_PURE = (("components.kernels.compiled", "kernel"),)
 """the same of this project's"""
 READS = ("items", "keys", "values", "get", "copy", "format", "join", "split", "match", "search", "[]")
 """what is asked of a value without changing it"""
-ACTS = re.compile("_?(set|seed|manual_seed|register|use|install|enable|disable|patch|add|insert|push|update|exec)")
-"""what functions of packages are called that change something of theirs"""
+ACTS = re.compile(
+    "_?(set|seed|manual_seed|register|use|install|enable|disable|patch|add|insert|push|update|exec"
+    "|heap(push|pop|ify|replace)|insort|shuffle|copyto|put|place|fill)"
+)
+"""what functions of packages are called that change something of theirs, or of what they are given"""
 SUBCLASSES = "__subclasses__"
 HOOKS = ("__init__", "__new__", "__post_init__")
 """methods of a class that run when it is called"""
@@ -95,6 +98,10 @@ class _Walk:
     """their texts"""
     asks: bool = False
     """whether anything asks for the classes that are made from another"""
+    named: bool = False
+    """whether anything asks whatever it has for its name"""
+    verbatim: bool = False
+    """whether anything reads code as text"""
     imported: dict[str, None] = field(default_factory=dict)
     packages: set[str] = field(default_factory=set)
     resources: set[str] = field(default_factory=set)
@@ -128,7 +135,7 @@ class _Walk:
         if source is None:
             return self._outside(f"{module}.{name}", attributes)
         if name in source.definitions:
-            said = f".{name}" if {"__name__", "__qualname__"} & {*attributes} else ""
+            said = f".{name}" if {*NAMES} & {*attributes} else ""
             return f"#{self.number(module, name)}{said}{rest}"
         bound = [*source.bindings.get(name, ()), *self._stars(module, name)] if (module, name) not in seen else []
         if bound:  # of `try: import a as x` and `except ImportError: import b as x` both may be what it stands for
@@ -161,7 +168,7 @@ class _Walk:
         self.imports(module)
         if self.is_left_out(module):
             return "~" + ".".join(attributes)
-        if self.source(module) is None and not self._is_folder(module):
+        if self.source(module) is None and not code.is_folder(module):
             return self._outside(module, attributes)
         if not attributes:
             return f"#{self.number(module, '')}"
@@ -173,11 +180,7 @@ class _Walk:
         return self.reach(module, first, rest, seen)
 
     def _is_module(self, name: str) -> bool:
-        return code.path_of(name) is not None or self._is_folder(name)
-
-    def _is_folder(self, name: str) -> bool:
-        """Whether a package without a file of its own lies in the project."""
-        return name.split(".")[0] in code.OURS and code.paths_of(name)[1].parent.is_dir()
+        return code.path_of(name) is not None or code.is_folder(name)
 
     def _outside(self, name: str, attributes: tuple[str, ...]) -> str:
         if (top := name.split(".")[0]) not in code.OURS:
@@ -234,6 +237,8 @@ class _Walk:
         for problem in one.problems:
             raise UsageError(problem)
         self.resources |= set(one.resources)
+        self.named |= NAMED in one.tokens
+        self.verbatim |= VERBATIM in one.tokens
         self.asks |= any(
             SUBCLASSES in token.attributes if isinstance(token, Ref) else SUBCLASSES in token for token in one.tokens
         )
@@ -383,7 +388,7 @@ class _Walk:
         self.listing.setdefault(module, {}).update(one.parts)
 
     def fingerprint(self, roots: list[str]) -> Fingerprint:
-        text = "\n".join([*roots, "", *(self.texts[n] for n in sorted(self.texts)), "", *self.said])
+        text = "\n".join([*roots, "", *(self.texts[n] for n in sorted(self.texts)), "", *self.said, *self._asked()])
         outside = {name.split(".")[0] for name in self.imported if self.source(name) is not None} - {*code.OURS}
         files = {k: v for name in sorted(outside) for k, v in code.files_of(name).items()}
         data = {name: code.data_digest(name) for name in sorted(self.resources)} | files
@@ -395,3 +400,11 @@ class _Walk:
         }
         listing = {module: self.listing[module] for module in sorted(self.listing)}
         return Fingerprint(digest, counted, listing, tuple(sorted(filter(self.source, self.imported))))
+
+    def _asked(self) -> Iterator[str]:
+        """The names and the files that count because code asks for them."""
+        if self.named:
+            yield " ".join(name for _, name in self.numbers)
+        if self.verbatim:
+            files = {path for module in self._imported_modules() if (path := code.path_of(module))}
+            yield " ".join(sorted(digest_of(file.read_text(encoding="utf-8")) for file in files))

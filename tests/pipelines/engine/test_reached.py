@@ -966,6 +966,118 @@ def step(x):
     return f.__name__
 """,
     ),
+    "the order of calls whose results are kept": (
+        "a",
+        "A = next(IDS)\nB = next(IDS)",
+        "B = next(IDS)\nA = next(IDS)",
+        """
+== a
+import itertools
+IDS = itertools.count()
+A = next(IDS)
+B = next(IDS)
+def step(x):
+    return A
+""",
+    ),
+    "the order of calls of a function of another module": (
+        "a",
+        "A = numbered()\nB = numbered()",
+        "B = numbered()\nA = numbered()",
+        """
+== base
+SEEN = []
+def numbered():
+    SEEN.append(0)
+    return len(SEEN)
+== a
+from components.base import numbered
+A = numbered()
+B = numbered()
+def step(x):
+    return A
+""",
+    ),
+    "what a package's function does to a list": (
+        "a",
+        "heappush(L, 1)",
+        "heappush(L, 2)",
+        """
+== a
+import heapq
+L = []
+_ = heapq.heappush(L, 1)
+def step(x):
+    return L
+""",
+    ),
+    "the name of a function that is asked through a variable": (
+        "a",
+        "def f():\n    return 1\nALL = [f]",
+        "def g():\n    return 1\nALL = [g]",
+        """
+== a
+def f():
+    return 1
+ALL = [f]
+def step(x):
+    return {m.__name__: m() for m in ALL}
+""",
+    ),
+    "the names of a module as it is imported": (
+        "a",
+        "A = 1",
+        "A = 2",
+        """
+== a
+A = 1
+ALL = dict(locals())
+def step(x):
+    return ALL
+""",
+    ),
+    "a docstring that is asked for": (
+        "a",
+        "Doubles.",
+        "Triples.",
+        """
+== a
+def f():
+    '''Doubles.'''
+def step(x):
+    return x.__doc__, f
+""",
+    ),
+    "the source of a function": (
+        "deep",
+        "# one",
+        "# two",
+        """
+== deep
+def f():
+    return 1  # one
+== a
+import inspect
+from components.deep import f
+def step(x):
+    return inspect.getsource(f)
+""",
+    ),
+    "the globals of a function": (
+        "deep",
+        "A = 1",
+        "A = 2",
+        """
+== deep
+A = 1
+def f():
+    return 1
+== a
+from components.deep import f
+def step(x):
+    return f.__globals__[x]
+""",
+    ),
 }
 
 
@@ -1157,6 +1269,44 @@ import components.deep.inner
 from components import deep
 def step(x):
     return deep.__path__
+""",
+    ),
+    "`return None` for `return`": (
+        "a",
+        "return None",
+        "return",
+        """
+== a
+def step(x):
+    return None
+""",
+    ),
+    "the order of constants that a package computes": (
+        "a",
+        "A = np.zeros(1)\nB = np.ones(1)",
+        "B = np.ones(1)\nA = np.zeros(1)",
+        """
+== a
+import numpy as np
+A = np.zeros(1)
+B = np.ones(1)
+def step(x):
+    return A
+""",
+    ),
+    "a name, or a docstring, in the words of an error and handed on": (
+        "a",
+        "def f():\n    '''One.'''\n    return 1\ndef step(x):\n    x.__doc__ = f.__doc__\n    f()",
+        "def g():\n    '''Two.'''\n    return 1\ndef step(x):\n    x.__doc__ = g.__doc__\n    g()",
+        """
+== a
+def f():
+    '''One.'''
+    return 1
+def step(x):
+    x.__doc__ = f.__doc__
+    f()
+    raise ValueError(f"not {x.__name__}")
 """,
     ),
 }
