@@ -49,6 +49,7 @@ def importing(*paths: Path) -> Iterator[None]:
     own = [path.resolve() for path in paths if is_own(path.resolve())]
     folders = [one for one in dict.fromkeys(str(path.parent) for path in own) if one not in sys.path[:1]]
     held, before, cached = dict(_files), set(sys.modules), sys.dont_write_bytecode
+    variables, working = dict(os.environ), os.getcwd()
     # Python knows what it compiled by whole seconds and a size: an edit may be as large, and as soon
     sys.dont_write_bytecode = True
     sys.path[:0] = folders
@@ -64,6 +65,10 @@ def importing(*paths: Path) -> Iterator[None]:
         sys.dont_write_bytecode = cached
         for folder in folders:
             sys.path.remove(folder)
+        if os.environ != variables:  # what code sets when it is imported is set again in the process of its steps
+            os.environ.clear()
+            os.environ.update(variables)
+        os.chdir(working)
         left = imported() - before
         _files.clear()
         _files.update(held)

@@ -151,7 +151,8 @@ def _strange(paths: Iterable[str], node: Mapping[str, Any], arguments: Any) -> l
     data = set()
     for name in (one.removeprefix("data ") for one in node["ingredients"]["code"] if one.startswith("data ")):
         data |= {str(code.data_path(name)), *(os.path.abspath(os.path.join(folder, name)) for folder in sys.path)}
-    data |= {os.path.abspath(folder) for folder in sys.path}  # what is installed is listed, by numba for one
+    # what is installed is listed, by numba for one
+    data |= {folder for folder in map(os.path.abspath, sys.path) if code.is_brought(folder + os.sep)}
     near = tuple(_near())
     names = {*modules(node), *code.OURS}
     known = data | {str(path) for name in names if (path := code.path_of(name))}

@@ -1,19 +1,27 @@
 """
 The state of a process: Ray gives one process to many steps, and none is to see what another left.
 
-What is put back when a step ends: the environment, the folder, Python's path, torch's settings, matplotlib's, and the
-globals, class attributes and caches of the modules that the step's code has. Random states begin anew. A process of its
-own for each step would put everything back, at the price of a start: tests/benchmarks/state.py measures both.
+What is put back when a step ends: the environment, the folder, Python's path, the settings of Python, NumPy, torch,
+scikit-learn and matplotlib, and the globals, class attributes and caches of the project's modules that the step's code
+has; modules of one's own are imported anew for each step. Random states begin anew. A process of its own for each step
+would put everything back, at the price of a start: tests/benchmarks/state.py measures both.
 """
 
 import copy
+import decimal
+import locale
+import logging
 import os
 import random
+import socket
 import sys
+import time
+import warnings
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +29,8 @@ import numpy as np
 
 CONTAINERS = (dict, list, set, bytearray, deque, OrderedDict, defaultdict)
 """what is changed in place: it is put back with what it held"""
+SET = {"torch": "torch", "scikit-learn": "sklearn", "matplotlib": "matplotlib"}
+"""package -> the module whose settings are put back: what a step's code uses is imported before they are looked at"""
 SEED = 0
 
 
@@ -29,7 +39,7 @@ def put_back(modules: Iterable[str]) -> Iterator[None]:
     """Begins with random states that are known, and leaves the process as it was, with these modules' globals."""
     variables, folder, path, mask = dict(os.environ), os.getcwd(), list(sys.path), os.umask(0)
     os.umask(mask)
-    errors, torch = np.geterr(), _settings()
+    settings = _settings()
     names = [Names.of(sys.modules[name]) for name in modules if name in sys.modules]
     _seed()
     try:
@@ -37,17 +47,17 @@ def put_back(modules: Iterable[str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(variables)
+        time.tzset()  # a step may have set TZ
         os.umask(mask)
         with suppress(OSError):  # somebody removed it
             os.chdir(folder)
         sys.path[:] = path
-        np.seterr(**errors)  # type: ignore[arg-type]
         now = _settings()
-        for setting, value in torch.items():
+        for name, (value, put) in settings.items():
             if (
-                now[setting] != value
+                now[name][0] != value
             ):  # to set deterministic algorithms imports all of torch's compiler, a second's work
-                setting(value)
+                put(value)
         if matplotlib := sys.modules.get("matplotlib"):
             matplotlib.rcdefaults()
         for one in names:
@@ -61,18 +71,57 @@ def _seed() -> None:
         torch.manual_seed(SEED)  # type: ignore[union-attr]
 
 
-def _settings() -> dict[Callable[[Any], Any], Any]:
-    """What sets a setting of torch -> its value now; nothing where torch was not imported."""
-    torch: Any = sys.modules.get("torch")
-    if not hasattr(torch, "set_default_dtype"):
-        return {}
-    return {
-        torch.set_default_dtype: torch.get_default_dtype(),
-        torch.set_num_threads: torch.get_num_threads(),
-        torch.set_grad_enabled: torch.is_grad_enabled(),
-        torch.use_deterministic_algorithms: torch.are_deterministic_algorithms_enabled(),
-        torch.set_float32_matmul_precision: torch.get_float32_matmul_precision(),
+Setting = tuple[Any, Callable[[Any], Any]]
+"""a value, and what gives it back"""
+
+
+def _settings() -> dict[str, Setting]:
+    """The settings of Python, and of those packages that are imported, that decide what code does or prints."""
+    found: dict[str, Setting] = {
+        "decimal": (decimal.getcontext().copy(), decimal.setcontext),
+        "recursion": (sys.getrecursionlimit(), sys.setrecursionlimit),
+        "locale": (locale.setlocale(locale.LC_ALL), lambda value: locale.setlocale(locale.LC_ALL, value)),
+        "timeout": (socket.getdefaulttimeout(), socket.setdefaulttimeout),
+        "warnings": (list(warnings.filters), lambda value: _filter(value)),
+        "logging": (logging.root.manager.disable, logging.disable),
+        "numpy errors": (np.geterr(), lambda value: np.seterr(**value)),
+        "numpy prints": (np.get_printoptions(), lambda value: np.set_printoptions(**value)),
     }
+    if hasattr(torch := sys.modules.get("torch"), "set_default_dtype"):
+        found |= _of_torch(torch)
+    if hasattr(sklearn := sys.modules.get("sklearn"), "get_config"):
+        found["sklearn"] = sklearn.get_config(), lambda value: sklearn.set_config(**value)  # type: ignore[union-attr]
+    return found
+
+
+def _of_torch(torch: Any) -> dict[str, Setting]:
+    backends = {
+        f"torch {name} {setting}": (getattr(module, setting), partial(setattr, module, setting))
+        for name, module in (("cudnn", torch.backends.cudnn), ("cuda", torch.backends.cuda.matmul))
+        for setting in ("enabled", "benchmark", "deterministic", "allow_tf32")
+        if hasattr(module, setting)
+    }
+    denormal = 1e-310 * np.ones(1)[0] == 0  # torch tells nobody how this is set
+    return {
+        "torch dtype": (torch.get_default_dtype(), torch.set_default_dtype),
+        # "cpu" is what it is where nobody set it: to set it would cost each call of torch
+        "torch device": (
+            device if (device := torch.get_default_device()).type != "cpu" else None,
+            torch.set_default_device,
+        ),
+        "torch threads": (torch.get_num_threads(), torch.set_num_threads),
+        "torch gradients": (torch.is_grad_enabled(), torch.set_grad_enabled),
+        "torch deterministic": (torch.are_deterministic_algorithms_enabled(), torch.use_deterministic_algorithms),
+        "torch precision": (torch.get_float32_matmul_precision(), torch.set_float32_matmul_precision),
+        "torch denormal": (bool(denormal), torch.set_flush_denormal),
+        **backends,
+    }
+
+
+def _filter(filters: list[Any]) -> None:
+    """Gives warnings the filters that they had."""
+    warnings.filters[:] = filters  # type: ignore[index]
+    warnings._filters_mutated()  # type: ignore[attr-defined]
 
 
 @dataclass

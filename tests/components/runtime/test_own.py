@@ -112,6 +112,13 @@ def test_a_process_has_a_file_while_it_is_asked_for_and_not_after(folder):
     assert loaded(folder / "nets.py") is not first
 
 
+def test_what_a_file_sets_when_it_is_imported_does_not_stay(folder):
+    (folder / "sets.py").write_text("import os\nos.environ['LEFT_BEHIND'] = '1'\nos.chdir('/')\n")
+    loaded(folder / "sets.py")
+
+    assert "LEFT_BEHIND" not in os.environ and Path.cwd() == folder
+
+
 def test_two_files_of_one_name_are_refused_and_two_helpers_too(folder):
     for name in ("one", "other"):
         (folder / name).mkdir()

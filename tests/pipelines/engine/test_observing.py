@@ -58,6 +58,17 @@ def test_a_file_that_is_opened_by_a_path_is_named(tmp_path, own_store, words):
     assert manifest["also"] == [str(words)]
 
 
+@pytest.mark.parametrize("how", ["os.listdir('.')", "list(os.scandir())", "sorted(Path('.').iterdir())"])
+def test_a_folder_that_is_listed_is_named_though_python_looks_for_modules_there(
+    tmp_path, own_store, words, monkeypatch, how
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    _, _, manifest = run(tmp_path, Store(str(own_store)), how)
+
+    assert manifest["also"] == [str(tmp_path)]
+
+
 def test_a_variable_that_is_read_is_named_and_one_that_says_where_things_are_is_not(tmp_path, own_store, monkeypatch):
     monkeypatch.setenv("WORDS", "three")
     what = 'os.environ["WORDS"], os.environ.get("RAYFIELD_STORE")'

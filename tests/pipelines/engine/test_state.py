@@ -74,6 +74,44 @@ def test_the_process_is_put_back_when_a_step_fails(tmp_path):
     assert np.geterr()["under"] != "raise"
 
 
+LEFT = {
+    "a random number's digits": "import decimal; decimal.getcontext().prec = 3",
+    "how deep calls may go": "import sys; sys.setrecursionlimit(500)",
+    "how long to wait for a network": "import socket; socket.setdefaulttimeout(1.0)",
+    "what is no warning": "import warnings; warnings.simplefilter('error')",
+    "what is logged": "import logging; logging.disable(logging.ERROR)",
+    "the zone of times": "import os, time; os.environ['TZ'] = 'Asia/Tokyo'; time.tzset()",
+    "how NumPy prints": "import numpy; numpy.set_printoptions(precision=2)",
+    "torch's device": "import torch; torch.set_default_device('meta')",
+    "torch's small numbers": "import torch; torch.set_flush_denormal(True)",
+    "how torch convolves": "import torch; torch.backends.cudnn.deterministic = True",
+    "how torch multiplies": "import torch; torch.set_float32_matmul_precision('medium')",
+    "scikit-learn's settings": "import sklearn; sklearn.set_config(assume_finite=True)",
+}
+SEEN = """
+import decimal, logging, os, socket, sklearn, sys, time, warnings
+import numpy, torch
+seen = [decimal.getcontext().prec, sys.getrecursionlimit(), socket.getdefaulttimeout(), list(warnings.filters)]
+seen += [logging.root.manager.disable, time.localtime(0).tm_hour, repr(numpy.array([1 / 3])), torch.zeros(1).device]
+seen += [repr((torch.tensor(1e-310, dtype=torch.float64, device="cpu") * 1).item()), torch.backends.cudnn.deterministic]
+seen += [torch.get_float32_matmul_precision(), sklearn.get_config()]
+"""
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_a_setting_is_put_back(what):
+    def seen():
+        exec(SEEN, names := {})
+        return names["seen"]
+
+    before = seen()
+    with put_back([]):
+        exec(LEFT[what])
+        assert seen() != before
+
+    assert seen() == before
+
+
 def test_a_setting_that_a_step_left_alone_is_not_set(monkeypatch):
     """To set some of them imports all of torch's compiler."""
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode: pytest.fail("it was set"))
