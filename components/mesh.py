@@ -48,7 +48,8 @@ class Mesh:
             bad = int((~np.isfinite(self.vertices).all(axis=1)).sum())
             return f"{bad} of its {len(self.vertices)} vertices are not finite numbers"
         if self.faces.min() < 0 or self.faces.max() >= len(self.vertices):
-            return f"a face names vertex {int(self.faces.max())}, but it has {len(self.vertices)}"
+            worst = int(self.faces.min() if self.faces.min() < 0 else self.faces.max())
+            return f"a face names vertex {worst}, counted from 0, but it has {len(self.vertices)}"
         if not (self.vertices != self.vertices[0]).any():
             return "all of its vertices are one point"
         from components.kernels.sampling import has_area  # numba takes longer to import than a shape to read

@@ -23,7 +23,9 @@ def read(data: bytes, resolve: Resolve) -> Mesh:
             rows = np.frombuffer(data, [("normal", "<f4", 3), ("corners", "<f4", 9), ("rest", "<u2")], count, 84)
             return _soup(rows["corners"].reshape(-1, 3))
     data = newlines(data)
-    if not data.lstrip()[:5].lower() == b"solid":
+    if data.lstrip()[:5].lower() != b"solid":
+        if b"\0" not in data:
+            raise Unreadable("an STL of text begins with 'solid', but this does not: it is something else")
         raise Unreadable(
             "a binary STL has 50 bytes for each triangle that it names, but this one has fewer: it is cut short"
         )

@@ -125,7 +125,7 @@ class $title(Source):
 
     def _asset(self, kind: str, number: int) -> Asset:
         name = f"{kind}/{number}"
-        # the digest is of all that decides what `open` gives: a file's bytes, say
+        # of all that decides what `open` gives, bytes of files and fields of this class: a key has nothing else
         digest = hashlib.blake2b(vertices(name).tobytes(), digest_size=16).hexdigest()
         return Asset(id=name, uri="", label=kind, split="", digest=digest)
 
