@@ -10,7 +10,9 @@ The errors that are somebody's to mend, and how they are worded.
 A message is one line: the law, the value, the remedy.
 """
 
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -38,6 +40,24 @@ class Infeasible(RayfieldError):
     """Work that the machine or the cluster could never schedule."""
 
     code = 4
+
+
+@contextmanager
+def no_exit(what: str) -> Iterator[None]:
+    """
+    Makes an error of a call of sys.exit, which a Ray worker would die of, and be started again.
+
+    Ray itself ends a worker that way, from its handler of SIGTERM: that is let through.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        *_, (frame, _) = traceback.walk_tb(end.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "ray":
+            raise
+        raise RayfieldError(
+            f"{what} ends by returning or raising, but called sys.exit({end.code!r}). Raise an error instead."
+        ) from end
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

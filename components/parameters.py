@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from components.errors import UsageError, nearest
+from components.runtime.plain import is_utf8
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -31,8 +32,15 @@ def read(text: str, kind: Any, what: str) -> Any:
     if kind in (int, float):
         return _number(text, kind, what)
     if kind is str:
+        check_text(text, what)
         return text
     raise UsageError(f"{what} is a {getattr(kind, '__name__', kind)}, which cannot be written as text.")
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuses what neither a path nor a file of UTF-8 can hold."""
+    if "\0" in text or not is_utf8(text):
+        raise UsageError(f"{what} is UTF-8 without null bytes, but got {ascii(text)}. Write it in another way.")
 
 
 def check(value: Any, kind: Any, what: str, remedy: str = "") -> None:

@@ -17,6 +17,7 @@ from typing import Any, dataclass_transform
 from components.errors import DataError, UsageError, nearest
 from components.parameters import check_fields, read
 from components.runtime.own import WRITTEN, class_in
+from components.runtime.plain import is_utf8
 from components.runtime.secrets import redact
 
 SPLITS = ("train", "val", "test")
@@ -39,6 +40,13 @@ class Asset:
     attributes: Mapping[str, str] = field(default_factory=dict)
     content: str = ""
     """stands for the thing itself, however it is opened: the digest of its bytes; empty where `digest` is no more"""
+
+    def __post_init__(self) -> None:
+        if not is_utf8("".join(map(str, (self.id, self.uri, self.label, *self.attributes.values())))):
+            raise DataError(
+                f"The texts of an asset are UTF-8, but those of {ascii(self.id)}, {ascii(self.uri)}, are not. "
+                "Rename its file, or write its name in another way."
+            )
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -111,6 +119,12 @@ class Only(Source):
 
     def kinds(self) -> tuple[type, ...]:
         return self.source.kinds()
+
+
+def decoders(source: Source) -> tuple[type, ...]:
+    """The classes whose code decides what a source gives, those of the sources that it is made of too."""
+    inner = (value for field in fields(source) if isinstance(value := getattr(source, field.name), Source))
+    return tuple(dict.fromkeys([*source.kinds(), *(kind for one in inner for kind in decoders(one))]))
 
 
 def digest_of(assets: Iterable[Asset]) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.errors import UsageError
+from components.errors import DataError, UsageError
 from components.parameters import check
 from components.source import Asset, Source
 
@@ -102,11 +102,13 @@ class Step:
         strict: bool = False,
         registers: bool = False,
     ) -> None:
+        check_function(function, "A step")
         self.function, self.outputs, self.aside, self.spreads = function, outputs, aside, spreads
         self.strict, self.registers = strict, registers
         self.name = function.__name__
         self.module = function.__module__
         self.signature = inspect.signature(function)
+        _check_parameters(self.name, self.signature)
         self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, self.name, function
 
     @property
@@ -148,7 +150,40 @@ class Step:
     def run(self, arguments: Mapping[str, Any], context: Context) -> Any:
         """The function itself."""
         extra = {"context": context} if "context" in self.signature.parameters else {}
-        return self.function(**arguments, **extra)
+        made = self.function(**arguments, **extra)
+        if self.outputs and not (isinstance(made, tuple | list) and len(made) == len(self.outputs)):
+            got = f"{len(made)} values" if isinstance(made, tuple | list) else type(made).__name__
+            raise DataError(
+                f"{self.name} has {len(self.outputs)} outputs, {', '.join(self.outputs)}, but returned {got}. "
+                "Return one value for each, or correct `outputs`."
+            )
+        return made
+
+
+def check_function(function: Callable[..., Any], what: str) -> None:
+    """Refuses what has no name to be found by, and what returns before its work is done."""
+    name = getattr(function, "__qualname__", type(function).__name__)
+    outer = name.rpartition(".")[0]
+    if getattr(function, "__name__", "<lambda>") == "<lambda>":
+        raise UsageError(f"{what} is a function with a name, but got a {name.rpartition('.')[2]}. Write it with def.")
+    if outer and not outer.endswith("<locals>"):
+        raise UsageError(
+            f"{what} is a function at the top of a file, but {name} is in a class. Move it out of {outer}."
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise UsageError(f"{what} returns when its work is done, but {name} yields. Write it without yield.")
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"{what} returns when its work is done, but {name} is async. Write it without async.")
+
+
+def _check_parameters(name: str, signature: inspect.Signature) -> None:
+    nameless = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for parameter in signature.parameters.values():
+        if parameter.kind in nameless:
+            raise UsageError(
+                f"A step's key names each of its parameters, but {name} has `{parameter}`, which takes any or has no "
+                "name. Write each out, without * and /; several values are one list or one dict."
+            )
 
 
 def step(

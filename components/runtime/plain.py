@@ -23,19 +23,44 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def encode(value: Any) -> Any:
-    """`value` as JSON would hold it."""
-    if value is None or isinstance(value, bool | int | float | str):
+    """`value` as JSON would hold it; raises `DataError` for what could not be read back, or shown."""
+    if isinstance(value, str):
+        return _text(value)
+    if value is None or isinstance(value, bool | int | float):
         return value
     if is_dataclass(value) and not isinstance(value, type):
         own = {f.name: encode(getattr(value, f.name)) for f in fields(value) if f.init}
         return {"@": name_of(type(value)), **own}
     if isinstance(value, Mapping):
-        return {str(key): encode(item) for key, item in value.items()}
+        return {_text(str(key)): encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [encode(item) for item in value]
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a NumPy number
         return value.item()
-    raise TypeError(f"a step's results are text, numbers and dataclasses, but got {type(value).__name__}")
+    raise DataError(
+        f"What is kept is text, numbers, lists, dicts and dataclasses, but got {type(value).__name__}. "
+        "Make one of these of it."
+    )
+
+
+def _text(value: str) -> str:
+    if not is_utf8(value):
+        raise DataError(f"Text that is kept is UTF-8, but got {ascii(value)}. Leave out what UTF-8 has not.")
+    return value
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold a text: no lone surrogate, which is how Python reads a file's name of other bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def readable(text: str) -> str:
+    """A text of others, such as an error's, with what UTF-8 has not written out: \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def decode(value: Any) -> Any:

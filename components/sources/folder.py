@@ -21,6 +21,7 @@ from components.errors import DataError
 from components.mesh import Mesh
 from components.ranges import AtLeast, Natural
 from components.runtime import files, places
+from components.runtime.plain import is_utf8
 from components.source import Asset, Changed, Source, Unreadable, check_digest, split_by_hash
 
 VAL = 0.12
@@ -46,8 +47,11 @@ class Folder(Source):
 
     def rows(self) -> list[Asset]:
         found = shapes(self.root)
-        digests = digests_of(Path(self.root), list(found.values()))
-        listed = [self._asset(name, path, digests[path]) for name, path in found.items() if path in digests]
+        named = {name: path for name, path in found.items() if is_utf8(name)}
+        digests = digests_of(Path(self.root), list(named.values()))
+        listed = [self._asset(name, path, digests[path]) for name, path in named.items() if path in digests]
+        for name in map(_shown, found.keys() - named.keys()):
+            listed.append(self._asset(name, Path(self.root) / name, _misnamed(name)))
         return split_by_hash(listed, fold=self.fold, folds=self.folds, val=VAL)
 
     def _asset(self, name: str, path: Path, content: str) -> Asset:
@@ -56,6 +60,8 @@ class Folder(Source):
 
     def open(self, asset: Asset) -> Mesh:
         path = Path(self.root) / asset.id
+        if asset.content == _misnamed(asset.id):
+            raise Unreadable(f"A file's name is UTF-8, but {asset.id} is not. Rename it.")
         try:
             shape = Contents.of(path)
         except PermissionError as error:
@@ -151,6 +157,16 @@ class Contents:
         return files.digest_of("\n".join([own, *others]).encode()) if others else own
 
 
+def _shown(name: str) -> str:
+    """A file's name that is not UTF-8, as people can read it: chair/\\xff.obj."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _misnamed(shown: str) -> str:
+    """The digest of a file whose name is not UTF-8: nothing of it is read."""
+    return files.digest_of(f"{shown}: not UTF-8".encode())
+
+
 def _refused(path: Path, error: PermissionError) -> str:
     """The digest of a shape of which a file may not be read: not that of the shape, whatever it is."""
     return files.digest_of(f"{_name(path, error)}: {errno.errorcode[error.errno or errno.EACCES]}".encode())
@@ -209,7 +225,7 @@ def _keep_listing(folder: Path, entries: dict[str, _Entry]) -> None:
 
 def _listing_file(folder: Path) -> Path:
     store = files.scratch_root() if places.is_remote(files.root()) else Path(files.root())
-    return store / "listings" / f"{files.digest_of(str(folder.resolve()).encode())}.json"
+    return store / "listings" / f"{files.digest_of(os.fsencode(folder.resolve()))}.json"
 
 
 def _is_current(entry: _Entry) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from components.errors import Infeasible, RayfieldError, UsageError
+from components.errors import Infeasible, RayfieldError, UsageError, no_exit
 from components.runtime import files, places
 from components.runtime.secrets import is_secret
 from components.step import Context
@@ -108,7 +108,8 @@ def _outcome(function: Callable[..., Any], item: Any, held: tuple[Any, ...]) -> 
     from ray import cloudpickle
 
     try:
-        return cloudpickle.dumps((function(item, *held), None, ""))
+        with no_exit("Work that is spread over a cluster"):
+            return cloudpickle.dumps((function(item, *held), None, ""))
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         with suppress(Exception):  # one that cannot be made again from its parts is Ray's to tell
@@ -157,10 +158,14 @@ def on_workers(
     from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    def work(config: Mapping[str, Any]) -> Any:
+        with no_exit("Work in a group of workers"):
+            return function(config)
+
     local = workers == 0
     needs = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
     trainer = TorchTrainer(
-        function,
+        work,
         train_loop_config={**config, "store": files.told(), "gpus": gpus},
         scaling_config=ScalingConfig(
             num_workers=workers,

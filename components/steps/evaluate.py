@@ -258,8 +258,10 @@ class Comparison:
 @step(strict=True)
 def compare(entries: Sequence[Scores], *, context: Context) -> Comparison:
     """Mean and standard error over folds, by method: the folds' tests are disjoint, their training sets are not."""
-    names = sorted({entry.name for entry in entries})
-    goal = entries[0].goal
+    goals = sorted({entry.goal for entry in entries})
+    if len(goals) != 1:
+        raise UsageError(f"compare takes scores of one goal, but got {' and '.join(goals) or 'none'}.")
+    names, (goal,) = sorted({entry.name for entry in entries}), goals
     values = {name: np.array([e.test[goal] for e in entries if e.name == name]) for name in names}
     folds = {len(v) for v in values.values()}
     if len(folds) != 1:

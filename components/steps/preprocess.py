@@ -24,8 +24,9 @@ from components.errors import DataError
 from components.representation import Column, Representation
 from components.runtime.crash import point
 from components.runtime.files import File, keep
+from components.runtime.plain import readable
 from components.runtime.secrets import redact
-from components.source import SPLITS, Asset, Changed, Source, Unreadable, chance, content_of
+from components.source import SPLITS, Asset, Changed, Source, Unreadable, chance, content_of, decoders
 from components.step import Context, step
 from components.steps.cluster import spread
 from components.table import Set, Table
@@ -207,7 +208,7 @@ def _naming(asset: Asset) -> Iterator[None]:
 def _key(context: Context, source: Source, representation: Representation, group: Sequence[Asset]) -> str:
     return context.key(
         of=make,
-        decoder=source.kinds(),
+        decoder=decoders(source),
         representation=representation,
         assets=[(asset.id, asset.digest) for asset in group],
     )
@@ -260,8 +261,8 @@ def make(job: Job, source: Source, context: Context) -> bool:
 
 def _reject(asset: Asset, error: Unreadable, by: str = "") -> dict[str, str]:
     """A line of the quarantine; `by` names the representation that refused what could be decoded."""
-    trace = redact("".join(traceback.format_exception(error)))
-    return {"id": asset.id, "uri": redact(asset.uri), "reason": redact(str(error)), "by": by, "traceback": trace}
+    reason, trace = (readable(redact(words)) for words in (str(error), "".join(traceback.format_exception(error))))
+    return {"id": asset.id, "uri": redact(asset.uri), "reason": reason, "by": by, "traceback": trace}
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], representation: Representation) -> File:

@@ -136,7 +136,7 @@ class Running:
             yield
 
     def _say(self, **line: Any) -> None:
-        self.waiting.append({"time": time.time(), **line})
+        self.waiting.append({"time": time.time(), **encode(line)})
         if time.monotonic() - self.flushed > FLUSH:
             self.flush()
 

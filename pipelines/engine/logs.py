@@ -24,6 +24,7 @@ from typing import Any
 
 from components.errors import RayfieldError
 from components.runtime.files import scratch_root, write_atomically
+from components.runtime.plain import readable
 from components.runtime.secrets import redact
 from pipelines.engine.store import Store, _free, owner, sealed_lines, unsealed_lines
 
@@ -74,7 +75,7 @@ class Writer:
     def tell(self, text: str) -> None:
         """Adds a text that was not printed: a step's traceback, which the screen has in one line."""
         with suppress(OSError, RayfieldError):
-            self._add(text.splitlines())
+            self._add(readable(text).splitlines())
 
     def _add(self, lines: list[str]) -> None:
         # of a line that was drawn over and over, as progress bars are, the last drawing is enough

@@ -3,9 +3,12 @@
 else it is a file of one's own, in the current folder.
 """
 
+import builtins
 import importlib.util
 import keyword
+import symtable
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -31,6 +34,8 @@ COMMANDS = {
 """what shows a file of one's own at work"""
 SIZE = f"{(3 + 1) * 128 + (128 + 1) * 128 + (128 + 1) * 40:,}"
 """parameters of a new family at paper()"""
+STANDS = "stands_in"
+"""for a name, where it is looked which others its texts bind"""
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,9 @@ def write(noun: str, name: str) -> Written:
     """Writes one of what `FOLDERS` names; nothing that exists is replaced."""
     inside = Path.cwd().is_relative_to(ROOT) and (ROOT / "tests").is_dir()
     _check(noun, name, inside)
-    texts = _inside(noun, name) if inside else {Path(f"{name}.py"): _text(noun, name, f"{name}.py")}
+    texts = _texts(noun, name, inside)
     for path in texts:
-        if path.exists():
+        if path.exists() or (path.with_suffix("") / "__init__.py").exists():
             raise UsageError(f"{_shown(path)} exists. Choose another name.")
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,13 +62,32 @@ def write(noun: str, name: str) -> Written:
 
 
 def _check(noun: str, name: str, inside: bool) -> None:
-    if not name.isidentifier() or name != name.lower():
+    if not name.isidentifier() or name != name.lower() or name.startswith("__"):
         raise UsageError(f"The name of a {noun} is a file's: small letters, digits and _, but got {name!r}.")
     if keyword.iskeyword(name) or keyword.iskeyword(title_of(name)) or not title_of(name).isidentifier():
         law = f"A {noun} is imported by its name, so it has letters and is no word of Python"
         raise UsageError(f"{law}, but got {name!r}. Choose another.")
+    for stands, called in ((STANDS, name), (title_of(STANDS), title_of(name))):
+        if called in dir(builtins) or called in _bound(noun, inside, stands):
+            law = f"The name of a {noun} is that of nothing else in its file and its test"
+            raise UsageError(f"{law}, but got {name!r}, and they have another {called}. Choose another name.")
     if not inside and not Path(f"{name}.py").exists() and _is_taken(name):
         raise UsageError(f"A file of one's own hides no other module, but Python has one called {name!r} already.")
+
+
+def _bound(noun: str, inside: bool, stands: str) -> set[str]:
+    """The names that a noun's texts bind wherever they bind or read its own, for which another stands."""
+    tables = [symtable.symtable(text, noun, "exec") for text in _texts(noun, STANDS, inside).values()]
+    scopes = [one for table in tables for one in _scopes(table) if stands in one.get_identifiers()]
+    found = (symbol for scope in scopes for symbol in scope.get_symbols())
+    bound = {one.get_name() for one in found if one.is_assigned() or one.is_imported() or one.is_parameter()}
+    return bound - {stands}
+
+
+def _scopes(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    yield table
+    for inner in table.get_children():
+        yield from _scopes(inner)
 
 
 def _is_taken(name: str) -> bool:
@@ -75,7 +99,10 @@ def title_of(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def _inside(noun: str, name: str) -> dict[Path, str]:
+def _texts(noun: str, name: str, inside: bool) -> dict[Path, str]:
+    """File -> text."""
+    if not inside:
+        return {Path(f"{name}.py"): _text(noun, name, f"{name}.py")}
     folder = FOLDERS[noun]
     test = _filled(getattr(templates, f"{noun.upper()}_TEST"), name=name, title=title_of(name))
     return {

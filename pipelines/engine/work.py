@@ -15,11 +15,11 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
-from components.errors import DataError, RayfieldError
+from components.errors import DataError, RayfieldError, no_exit
 from components.runtime import files
 from components.runtime.crash import point
 from components.runtime.files import Damaged
-from components.runtime.plain import allow, class_of, decode, encode
+from components.runtime.plain import allow, class_of, decode, encode, readable
 from components.runtime.secrets import redact
 from components.source import Source
 from components.step import Step
@@ -32,7 +32,7 @@ from pipelines.engine.kinds import FAMILY, is_a
 from pipelines.engine.observing import observing
 from pipelines.engine.snapshot import CODE, modules, own_modules
 from pipelines.engine.spending import spent
-from pipelines.engine.state import put_back
+from pipelines.engine.state import SET, put_back
 from pipelines.engine.store import Store
 
 
@@ -56,7 +56,7 @@ def _worked(node: Mapping[str, Any], run: str, store: Store, resources: Mapping[
     began = time.time()
     try:
         point("work: a step begins")
-        with context.working("step"), importable(node), put_back(keyed(node)):
+        with no_exit(f"Step {node['title']}"), context.working("step"), importable(node), put_back(keyed(node)):
             with observing(node, lambda: imported(own_modules([node]))) as seen:
                 step = step_of(node["step"])
                 context.roots = (root_of(step.function),)
@@ -85,7 +85,7 @@ def _worked(node: Mapping[str, Any], run: str, store: Store, resources: Mapping[
 
 def _failed(error: Exception) -> dict[str, Any]:
     said = {"error": sentence(ours(error)), "kind": kind_of(error), "code": code_of(error)}
-    return {"ok": False, **said, "traceback": redact("".join(traceback.format_exception(error)))}
+    return {"ok": False, **said, "traceback": readable(redact("".join(traceback.format_exception(error))))}
 
 
 @contextmanager
@@ -102,6 +102,7 @@ def importable(node: Mapping[str, Any]) -> Iterator[None]:
     sys.path[:0] = [folder] if folder else []
     try:
         imported(name for name in modules(node) if name not in own)
+        imported(name for package, name in SET.items() if f"package {package}" in node["ingredients"]["code"])
         yield
     finally:
         sys.path[:] = path
@@ -207,7 +208,7 @@ def manifest(
         "title": node["title"],
         "result": encode(result),
         "outputs": list(step.outputs),
-        "describe": describe(result),
+        "describe": encode(describe(result)),
         "ingredients": node["ingredients"],
         "class": "tolerance" if "package torch" in node["ingredients"]["code"] else "bitwise",
         "python": platform.python_version(),
@@ -237,7 +238,7 @@ def describe(artifact: Any) -> str:
 
 def sentence(error: BaseException) -> str:
     """An error in one line, with what was noted of it on its way."""
-    text = redact(" ".join(" ".join([str(error), *getattr(error, "__notes__", ())]).split()))
+    text = readable(redact(" ".join(" ".join([str(error), *getattr(error, "__notes__", ())]).split())))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"The disk is full: {error.filename or 'a file'} was not written. Make room; the same command continues."
     return text if isinstance(error, RayfieldError) else f"{type(error).__name__}: {text}"

@@ -86,3 +86,10 @@ def test_a_value_that_its_annotation_rules_out_is_refused(good, bad, kind, law):
     check(good, kind, "--x")
     with pytest.raises(UsageError, match=f"--x must be {law}, but got "):
         check(bad, kind, "--x")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\udcffb"])
+@pytest.mark.parametrize("kind", [str, str | None, tuple[str, ...], Annotated[str, "a name"]])
+def test_text_that_no_file_can_hold_is_refused(text, kind):
+    with pytest.raises(UsageError, match=r"--x is UTF-8 without null bytes, but got 'a\\.*b'. Write it"):
+        read(text, kind, "--x")

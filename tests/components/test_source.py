@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from components import packed, resource
 from components.catalogue import LIBRARIES
 from components.decode import decode
 from components.errors import DataError, UsageError
-from components.source import Asset, Changed, Source, chance, digest_of, find, names, split_by_hash
+from components.source import Asset, Changed, Source, chance, decoders, digest_of, find, names, split_by_hash
 from components.sources.folder import Folder
 from components.sources.furniture import Furniture
 from tests.meshes import shape, write_shapes
@@ -67,6 +68,24 @@ def test_only_a_part_of_a_source_has_its_own_digest_and_its_sources_decoder():
     assert hall.open(hall.rows()[0]) == "A"
     assert hall.digest() != Scenes().digest()
     assert hall.kinds() == (Scenes,)
+
+
+class Halved(Source):
+    """Every other asset of another source."""
+
+    of: Source
+
+    def rows(self) -> list[Asset]:
+        return self.of.rows()[::2]
+
+    def open(self, asset: Asset) -> Any:
+        return self.of.open(asset)
+
+
+def test_the_decoders_of_a_source_that_is_made_of_another_are_those_of_both():
+    assert decoders(Halved(of=Scenes())) == (Halved, Scenes)
+    assert decoders(Halved(of=Halved(of=Scenes()))) == (Halved, Scenes)
+    assert decoders(Halved(of=Scenes()).only(value="a")) == (Halved, Scenes)
 
 
 def test_the_digest_holds_the_bytes_of_every_asset():
@@ -345,3 +364,15 @@ def test_no_source_blames_an_asset_for_what_a_disk_says(make, request, monkeypat
 
     with pytest.raises(OSError, match="Input/output error"):
         source.open(asset)
+
+
+@pytest.mark.parametrize("field", ["id", "uri", "label", "attributes"])
+def test_an_asset_has_no_text_that_utf_8_cannot_hold(field):
+    texts = {
+        "id": "a",
+        "uri": "/x/a",
+        "label": "thing",
+        field: {"scene": "\udcff"} if field == "attributes" else "\udcff",
+    }
+    with pytest.raises(DataError, match="The texts of an asset are UTF-8, but those of .* are not. Rename"):
+        Asset(**texts, split="", digest="d")

@@ -2,11 +2,12 @@
 Steps outside a pipeline: they run at once, so that tests and notebooks need no engine.
 """
 
+from functools import partial
 from typing import Literal
 
 import pytest
 
-from components.errors import UsageError
+from components.errors import DataError, UsageError
 from components.ranges import Count
 from components.step import Context, Handle, Printing, Step, current_drawing, step
 
@@ -112,3 +113,68 @@ def test_handles_are_found_in_sets_and_dicts_by_their_key():
 
     assert {one: 1}[one] == 1
     assert len({one, Handle("train", "other")}) == 2
+
+
+def yields(value: int):
+    yield value
+
+
+async def later(value: int) -> int:
+    return value
+
+
+async def yields_later(value: int):
+    yield value
+
+
+def gathers(*values: int) -> int:
+    return sum(values)
+
+
+def takes_any(value: int, **more: int) -> int:
+    return value
+
+
+def nameless(value: int, /) -> int:
+    return value
+
+
+class Net:
+    def score(self, value: int) -> int:
+        return value
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (yields, "A step returns when its work is done, but yields yields. Write it without yield"),
+        (yields_later, "but yields_later yields. Write it without yield"),
+        (later, "A step returns when its work is done, but later is async. Write it without"),
+        (lambda value: value, "A step is a function with a name, but got a <lambda>. Write it with def."),
+        (partial(takes_any, 1), "A step is a function with a name, but got a partial. Write it with def."),
+        (Net.score, "A step is a function at the top of a file, but Net.score is in a class. Move it out of Net."),
+        (gathers, r"names each of its parameters, but gathers has `\*values: int`"),
+        (takes_any, r"but takes_any has `\*\*more: int`"),
+        (nameless, r"but nameless has `value: int`, .* Write each out, without \* and /"),
+    ],
+    ids=["generator", "async generator", "async", "lambda", "partial", "method", "args", "kwargs", "positional"],
+)
+def test_what_could_never_run_is_no_step(function, words):
+    for made in (step, step(outputs=("a", "b"))):
+        with pytest.raises(UsageError, match=words):
+            made(function)
+
+
+@step(outputs=("low", "high"))
+def several(result: object) -> object:
+    return result
+
+
+@pytest.mark.parametrize(
+    ("result", "got"), [((1,), "1 values"), ([1, 2, 3], "3 values"), (7, "int"), ("ab", "str"), (None, "NoneType")]
+)
+def test_a_step_returns_one_value_for_each_of_its_outputs(result, got):
+    assert several((1, 2)) == (1, 2)
+    with pytest.raises(DataError) as caught:
+        several(result)
+    assert str(caught.value).startswith(f"several has 2 outputs, low, high, but returned {got}. Return one value for")

@@ -2,21 +2,27 @@
 Workers that do not see what their driver sees, on a real Ray: said once, with both sides, and checked by the doctor.
 """
 
+import json
 import os
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
+from components.errors import RayfieldError
 from components.runtime import files
 from components.steps.cluster import on_workers, probe, probe_worker
 from pipelines.engine import doctor
 from pipelines.engine.cluster import silent
-from pipelines.engine.errors import ours
+from pipelines.engine.drawing import draw
+from pipelines.engine.errors import kind_of, ours
 from pipelines.engine.store import Store
 from pipelines.engine.work import work
+from tests.pipelines.engine.toys import leave, told_to_end
 
 
 @pytest.fixture
@@ -63,3 +69,32 @@ def test_a_step_that_does_not_see_its_store_is_not_tried_again(unseen, monkeypat
 
     assert (outcome["ok"], outcome["kind"]) == (False, "user")
     assert outcome["error"].startswith("A worker must see its driver's store, but")
+
+
+def worked(pipeline: Callable[[], None], store: str) -> dict[str, Any]:
+    (node,) = draw(pipeline, {}, {}).nodes.values()
+    node = json.loads(json.dumps(asdict(node)))
+    return ray.get(ray.remote(max_retries=0)(work).remote(node, "run", store, {"CPU": 1}))
+
+
+def test_a_step_that_calls_exit_fails_with_its_words_and_its_worker_lives(ray_session, own_store):
+    outcome = worked(leave, str(own_store))
+
+    assert (outcome["ok"], outcome["kind"]) == (False, "user")
+    assert outcome["error"].startswith("Step leave ends by returning or raising, but called sys.exit(3).")
+
+
+def test_a_step_whose_worker_is_told_to_end_was_taken_away(ray_session, own_store):
+    with pytest.raises(ray.exceptions.WorkerCrashedError) as error:
+        worked(told_to_end, str(own_store))
+
+    assert kind_of(error.value) == "preempted"
+
+
+def exiting(config: Mapping[str, Any]) -> None:
+    sys.exit(3)
+
+
+def test_a_worker_of_a_training_that_calls_exit_is_not_tried_again(ray_session, own_store):
+    with pytest.raises(RayfieldError, match=r"Work in a group of workers ends by .* but called sys.exit\(3\)"):
+        on_workers(exiting, {}, workers=1, gpus=0, scratch=f"{own_store}/scratch/exiting")

@@ -14,7 +14,7 @@ from components.errors import DataError
 from components.families.voxnet import VoxNet
 from components.representations.points import Points
 from components.runtime.files import File
-from components.runtime.plain import canonical, class_of, decode, encode
+from components.runtime.plain import canonical, class_of, decode, encode, readable
 from components.table import Set
 
 VALUES = [
@@ -60,8 +60,18 @@ def test_numbers_of_numpy_become_numbers():
 
 @pytest.mark.parametrize("value", [np.zeros(3), {1, 2}, object(), b"bytes"], ids=["array", "set", "object", "bytes"])
 def test_what_could_not_be_read_back_is_refused(value):
-    with pytest.raises(TypeError, match="a step's results are text, numbers and dataclasses"):
+    with pytest.raises(DataError, match="What is kept is text, numbers, lists, dicts and dataclasses, but got "):
         encode(value)
+
+
+@pytest.mark.parametrize("value", ["\udcff", ["\udcff"], {"\udcff": 1}, File("\udcff", "00", 3)])
+def test_text_that_utf_8_cannot_hold_is_refused(value):
+    with pytest.raises(DataError, match=r"Text that is kept is UTF-8, but got '\\udcff'. Leave out"):
+        encode(value)
+
+
+def test_a_text_of_others_is_made_readable():
+    assert readable("käse \udcff") == "käse \\udcff"
 
 
 @pytest.mark.parametrize("name", ["os:system", "subprocess:Popen", "componentsx.evil:Thing", "builtins:eval"])

@@ -405,3 +405,20 @@ def test_the_files_that_are_listed_are_those_that_the_decoder_opens(tmp_path):
 
     assert set(named(OBJ, "obj", resolve)) == set(asked)
     assert len(set(asked)) == 7
+
+
+def test_a_file_whose_name_is_not_utf_8_is_listed_by_a_name_that_is_and_says_why_when_it_is_opened(root):
+    before = {asset.id: asset for asset in Folder(root=str(root)).rows()}
+    for name in (b"chair/\xff.obj", b"\xfe/a.obj"):
+        path = Path(os.fsdecode(os.path.join(os.fsencode(root), name)))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(TRIANGLE)
+    source = Folder(root=str(root), up="z")
+    after = {asset.id: asset for asset in source.rows()}
+
+    assert after.keys() - before.keys() == {"chair/\\xff.obj", "\\xfe/a.obj"}
+    assert after["\\xfe/a.obj"].label == "\\xfe"
+    for name in after.keys() - before.keys():
+        with pytest.raises(Unreadable) as caught:
+            source.open(after[name])
+        assert str(caught.value) == f"A file's name is UTF-8, but {name} is not. Rename it."

@@ -2,6 +2,8 @@
 Groups of workers: which errors end them, and which are worth another try.
 """
 
+import sys
+
 import pytest
 from ray import cloudpickle
 
@@ -48,3 +50,10 @@ def test_an_error_that_cannot_be_made_again_is_raised_where_it_was_met():
 
     with pytest.raises(Particular, match="1 1"):
         _outcome(fail, 1, ())
+
+
+def test_what_calls_exit_gives_an_error_and_ends_no_process():
+    made, found, _ = cloudpickle.loads(_outcome(sys.exit, 3, ()))
+
+    assert made is None
+    assert "ends by returning or raising, but called sys.exit(3)" in str(found)

@@ -280,6 +280,11 @@ def test_models_of_unlike_goals_are_not_compared():
         best_of([scored("a", 0.6, 0.9), scored("b", 0.7, 0.1, goal="kid")])
 
 
+def test_folds_of_unlike_goals_are_not_compared():
+    with pytest.raises(UsageError, match="compare takes scores of one goal, but got accuracy and kid"):
+        compare([scored("a", 0.6, 0.9), scored("b", 0.7, 0.1, goal="kid")])
+
+
 def test_folds_are_compared_by_their_mean_and_its_error():
     context = Printing()
     entries = [scored("a", 0, value) for value in (0.5, 0.7, 0.6)] + [scored("b", 0, 0.4) for _ in range(3)]

@@ -178,6 +178,30 @@ def test_each_asset_is_opened_once_for_all_representations(monkeypatch):
     assert sorted(opened) == sorted(Texts().ids)
 
 
+class Loud(Texts):
+    def open(self, asset: Asset) -> str:
+        return f"{super().open(asset)}!"
+
+
+class Handed(Source):
+    """What another source has, as that opens it."""
+
+    of: Source
+
+    def rows(self) -> list[Asset]:
+        return self.of.rows()
+
+    def open(self, asset: Asset) -> str:
+        return self.of.open(asset)
+
+
+def test_shards_of_a_source_that_another_opens_are_those_of_both_their_code(own_store):
+    context = Running(Store(str(own_store)), "run", "key", (), 0, {})
+    quiet, loud = (rows(run(Handed(of=one), LENGTHS, context=context), LENGTHS) for one in (Texts(), Loud()))
+
+    assert loud["text-1"]["length"] == quiet["text-1"]["length"] + LENGTHS.scale
+
+
 def test_a_new_representation_leaves_those_that_are_made(monkeypatch):
     context = Printing()
     run(Texts(), Fixed(scale=1), context=context)
@@ -441,3 +465,14 @@ def test_a_mesh_added_to_a_folder_makes_one_shard_anew(tmp_path, own_store, monk
     assert sorted(opened) == sorted(pq.read_table(anew.path())["id"].to_pylist())
     assert "flat/new.obj" in opened
     assert after.sets[0].rows == before.sets[0].rows + 1
+
+
+def test_a_file_whose_name_is_not_utf_8_is_in_quarantine_and_the_rest_goes_on(own_store, tmp_path):
+    root = write_shapes(tmp_path / "shapes", each=4)
+    (root / "flat" / "0.obj").rename(os.fsdecode(os.fsencode(root / "flat") + b"/\xff.obj"))
+    table = run(Folder(root=str(root)), POINTS)
+
+    assert (sum(table.counts.values()), table.counts["quarantined"]) == (12, 1)
+    (line,) = pq.read_table(table.quarantine.path()).to_pylist()
+    assert line["id"] == "flat/\\xff.obj"
+    assert line["reason"] == "A file's name is UTF-8, but flat/\\xff.obj is not. Rename it."

@@ -225,3 +225,10 @@ def test_a_step_of_a_run_has_its_traceback_in_its_logs(store):
     said = words(store, nodes[-1]["key"])
     assert said[0].startswith("Traceback")
     assert said[-2:] == ["components.errors.DataError: a data error of two", "lines"]
+
+
+def test_a_text_that_utf_8_cannot_hold_is_told_readably(store):
+    with pytest.raises(ValueError, match="no file"), captured(store, FOLDER, "step"):
+        raise ValueError("no file \udcff")
+
+    assert words(store)[-1] == r"ValueError: no file \udcff"

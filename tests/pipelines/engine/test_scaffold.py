@@ -145,6 +145,37 @@ def test_a_name_that_nothing_could_import_is_refused(folder, name):
         scaffold.write("family", name)
 
 
+@pytest.mark.parametrize(
+    ("noun", "name"),
+    [
+        *(("pipeline", name) for name in ("train", "called", "pipeline", "sorted")),
+        *(("step", name) for name in ("preprocess", "shown", "step", "source", "least", "pq", "sum")),
+        *(("family", name) for name in ("net", "points", "tensor", "classifier", "exception")),
+        *(("source", name) for name in ("asset", "source", "mesh", "path", "iterable")),
+        *(("representation", name) for name in ("column", "mapping", "mesh", "representation")),
+    ],
+)
+def test_a_name_that_the_text_needs_for_another_is_refused_before_anything_is_written(folder, noun, name):
+    before = sorted(folder.iterdir())
+    with pytest.raises(UsageError, match=f"is that of nothing else in its file and its test, but got '{name}', and"):
+        scaffold.write(noun, name)
+
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["__init__", "__main__"])
+def test_a_name_that_python_keeps_for_itself_is_refused(folder, name):
+    with pytest.raises(UsageError, match="small letters, digits and _"):
+        scaffold.write("step", name)
+
+
+@pytest.mark.parametrize(
+    ("noun", "name"), [("step", "labels"), ("step", "count"), ("pipeline", "table"), ("family", "features")]
+)
+def test_a_name_that_the_text_has_elsewhere_only_is_taken(folder, noun, name):
+    assert scaffold.write(noun, name).paths == (f"{name}.py",)
+
+
 def test_what_exists_is_not_overwritten(folder):
     (folder / "mine.py").write_text("mine")
     with pytest.raises(UsageError, match=r"mine.py exists"):
@@ -219,6 +250,18 @@ def test_the_familys_docstring_states_its_size(family):
         count = parameter_count(family.paper().network())
 
     assert f"{count:,} parameters at paper()" in Path(inspect.getfile(family)).read_text()
+
+
+@pytest.mark.parametrize(("noun", "name"), [("step", "table"), ("pipeline", "draw"), ("representation", "furniture")])
+def test_in_the_project_a_name_that_its_test_needs_is_refused(clone, noun, name):
+    with pytest.raises(UsageError, match=f"but got '{name}', and they have another"):
+        scaffold.write(noun, name)
+
+
+def test_a_pipeline_hides_no_folder_of_modules(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UsageError, match=r"pipelines/engine.py exists"):
+        scaffold.write("pipeline", "engine")
 
 
 def test_in_the_project_too_nothing_is_overwritten(monkeypatch):

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -18,11 +19,12 @@ from components.runtime.plain import decode
 from components.sources.folder import Folder
 from components.steps.preprocess import preprocess
 from components.steps.train import train
+from pipelines.engine.context import Running
 from pipelines.engine.drawing import draw
 from pipelines.engine.store import Store
-from pipelines.engine.work import sentence, work
+from pipelines.engine.work import _failed, sentence, work
 from tests.meshes import shape, small_voxnet, write_shapes
-from tests.pipelines.engine.toys import look
+from tests.pipelines.engine.toys import amiss, leave, look, parse, total
 
 FAMILY = small_voxnet(steps=2)
 
@@ -170,3 +172,84 @@ def test_an_error_is_told_with_what_was_noted_of_it():
     error.add_note("(asset chair/a.obj)")
 
     assert sentence(error) == "It is torn. (asset chair/a.obj)"
+
+
+def exits() -> None:
+    leave()
+
+
+def exits_deep() -> None:
+    parse(["--nope"])
+
+
+@pytest.mark.parametrize(("pipeline", "title", "code"), [(exits, "leave", "3"), (exits_deep, "parse", "2")])
+def test_a_step_that_calls_exit_fails_at_once_with_its_words(store, pipeline, title, code):
+    (node,) = draw(pipeline, {}, {}).nodes.values()
+    outcome = done(json.loads(json.dumps(asdict(node))), store)
+
+    words = f"Step {title} ends by returning or raising, but called sys.exit({code}). Raise an error instead."
+    assert (outcome["ok"], outcome["kind"], outcome["code"], outcome["error"]) == (False, "user", 1, words)
+    assert "SystemExit" in outcome["traceback"]
+    assert store.manifest(node.key) is None
+
+
+def test_a_worker_that_ray_ends_is_no_error_of_its_step(store, monkeypatch):
+    """Ray's handler of SIGTERM raises from its own code."""
+    monkeypatch.setitem(leave.function.__globals__, "sys", SimpleNamespace(exit=rays_exit))
+    (node,) = draw(exits, {}, {}).nodes.values()
+
+    with pytest.raises(SystemExit):
+        done(json.loads(json.dumps(asdict(node))), store)
+
+
+def rays_exit(code: int) -> None:
+    from ray._raylet import raise_sys_exit_with_custom_error_message
+
+    raise_sys_exit_with_custom_error_message("The process receives a SIGTERM.", exit_code=code)
+
+
+def short() -> None:
+    low, _ = amiss(["one"])
+    total([low])
+
+
+def surrogate() -> None:
+    amiss(["one", "two"], spoil=True)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "words"),
+    [
+        (short, "amiss has 2 outputs, low, high, but returned 1 values. Return one value for each"),
+        (surrogate, r"Text that is kept is UTF-8, but got '\udcff'. Leave out"),
+    ],
+)
+def test_a_result_that_is_none_is_not_committed(store, pipeline, words):
+    node, *_ = draw(pipeline, {}, {}).nodes.values()
+    outcome = done(json.loads(json.dumps(asdict(node))), store)
+
+    assert (outcome["ok"], outcome["kind"]) == (False, "data")
+    assert outcome["error"].startswith(words)
+    assert store.manifest(node.key) is None
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda context: context.note({"name": "\udcff"}),
+        lambda context: context.log({"\udcff": 1.0}, 0),
+        lambda context: context.progress(1, 2, "\udcff"),
+        lambda context: context.file("\udcff", b""),
+    ],
+    ids=["note", "log", "progress", "file"],
+)
+def test_what_a_step_says_is_text_that_a_report_can_hold(store, say):
+    context = Running(store, "run", "key", (), 0, {})
+    with pytest.raises(DataError, match="Text that is kept is UTF-8"):
+        say(context)
+    assert context.waiting == []
+
+
+def test_what_an_error_says_is_text_that_a_report_can_hold():
+    assert sentence(DataError("no file \udcff")) == r"no file \udcff"
+    _failed(ValueError("\udcff"))["traceback"].encode()

@@ -3,6 +3,9 @@ Steps and pipelines that cost nothing, for tests of the engine.
 """
 
 import os
+import signal
+import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -195,3 +198,25 @@ def unread() -> dict[str, Any]:
     pq.write_table(pa.Table.from_pylist([{"id": "chair", "reason": "it has no faces"}]), buffer)
     kept = keep("quarantine.parquet", buffer.getvalue().to_pybytes())
     return {"counts": {"quarantined": 1}, "quarantine": kept}
+
+
+@step
+def leave() -> None:
+    sys.exit(3)
+
+
+@step
+def told_to_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+
+@step
+def parse(words: Sequence[str]) -> None:
+    ArgumentParser().parse_args(words)
+
+
+@step(outputs=("low", "high"))
+def amiss(words: Sequence[str], *, spoil: bool = False) -> tuple[str, ...]:
+    """As many words as it is given; a spoilt one no file can hold."""
+    return (*words[1:], "\udcff") if spoil else tuple(words)
