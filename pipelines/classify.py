@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from components.errors import UsageError
-from components.family import find
+from components.family import Classifier
 from components.ranges import AtLeast, Count
 from components.representations.descriptors import Descriptors
 from components.source import Source
@@ -18,7 +18,7 @@ from pipelines.engine.pipeline import pipeline
 @pipeline
 def classify(
     source: Source = "furniture",
-    family: tuple[str, ...] = ("pointnet", "voxnet"),
+    family: tuple[Classifier, ...] = ("pointnet", "voxnet"),
     size: str = "tiny",
     trials: Count = 1,
     folds: Annotated[int, AtLeast(2)] = 5,
@@ -29,7 +29,7 @@ def classify(
     Cross-validation: mean test accuracy and its standard error, beside a random forest and the commonest class.
 
     source: furniture, or folder with --root
-    family: families, with commas between
+    family: classifiers, with commas between
     size: the families' preset: tiny or paper
     trials: trials of each family in each fold, scored on a part of the training folds; 1 takes the preset
     folds: parts of the data, each of them the test of the others once
@@ -38,7 +38,7 @@ def classify(
     """
     if getattr(source, "fold", 0):
         raise UsageError("Cross-validation takes each fold in turn, but got --fold. Leave it out, or pass --folds.")
-    models = [find(name).at(size) for name in family]
+    models = [one.at(size) for one in dict.fromkeys(family)]
     sets = [*(model.representation() for model in models), Descriptors()]
     entries = []
     for fold in range(folds):

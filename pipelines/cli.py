@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from components.errors import RayfieldError, UsageError, nearest
+from components.parameters import check_text
 from components.runtime import files
 from components.runtime.places import absolute, check, is_remote
 from components.runtime.secrets import redact, refuse
@@ -80,10 +81,21 @@ class Main(click.Group):
             ctx.exit(error.code if isinstance(error, RayfieldError) else 1)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        for word in args:
+            check_text(word, "An argument")
         known = self.list_commands(ctx)
         if args and args[0] not in known:
+            _refuse_pipeline(args[0])
             raise UsageError(f"No command {args[0]!r}.{nearest(args[0], known)} `rayfield --help` lists all.")
         return super().resolve_command(ctx, args)
+
+
+def _refuse_pipeline(word: str) -> None:
+    """A pipeline in a command's place is `run`'s to carry out."""
+    from pipelines.engine.pipeline import names
+
+    if word.endswith(".py") or word in names():
+        raise UsageError(f"A command comes first, but {word} is a pipeline. Run it: `rayfield run {word}`.")
 
 
 def _never_stumble() -> None:

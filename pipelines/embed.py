@@ -1,7 +1,7 @@
 """A map of the shapes: a trained network's features on a plane by t-SNE, with a search over perplexity."""
 
 from components.families.tsne import Tsne
-from components.family import Family
+from components.family import Classifier
 from components.ranges import Count
 from components.source import Source
 from components.steps.evaluate import evaluate
@@ -14,7 +14,7 @@ from pipelines.engine.pipeline import pipeline
 
 @pipeline
 def embed(
-    source: Source = "furniture", family: Family = "voxnet", size: str = "tiny", trials: Count = 8, seed: int = 0
+    source: Source = "furniture", family: Classifier = "voxnet", size: str = "tiny", trials: Count = 8, seed: int = 0
 ):
     """
     Features of every shape, a search over perplexity, and the map.

@@ -25,7 +25,7 @@ from tests.support import adapted, begin, doubled, learn_together, without_chanc
 every_family = pytest.mark.parametrize("name", names())
 
 SECTIONS = ("Paper", "Reference", "Size", "Run", "Expect")
-EXEMPTIONS = {  # SYSTEMS.md: point 3, several workers; point 6, the registered model
+EXEMPTIONS = {  # of `rayfield certify`: point 3, several workers; point 6, the registered model
     "tsne": {3, 6},
     "gaussians": {3},
     "dynamic_gaussians": {3},

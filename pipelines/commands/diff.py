@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from components.errors import UsageError
 from pipelines.cli import JSON, STORE, store_at
 
 SECTION = "See"
@@ -14,23 +15,46 @@ SECTION = "See"
 
 @click.command()
 @click.argument("run")
-@click.argument("other", default="last")
+@click.argument("other", required=False)
 @STORE
 @JSON
-def diff(run: str, other: str, store: str, as_json: bool) -> None:
-    """Compare RUN with OTHER, the last by default: parameters, code, packages, data, scores, times."""
+def diff(run: str, other: str | None, store: str, as_json: bool) -> None:
+    """
+    Compare RUN with OTHER, the last by default: parameters, code, packages, data, scores, times.
+
+    `rayfield diff last` compares the last run with the one before it of the same pipeline.
+    """
     place = store_at(store)
     from pipelines.engine.diff import difference
-    from pipelines.engine.seeing import find, open_run
+    from pipelines.engine.seeing import open_run
 
-    found = difference(place, *(open_run(place, find(place, name)) for name in (run, other)))
+    found = difference(place, *(open_run(place, name) for name in _pair(place, run, other)))
     if as_json:
         return click.echo(json.dumps(found, indent=1))
     click.echo(f"  {found['runs'][0]}  ->  {found['runs'][1]}")
+    for name, state in zip(found["runs"], found["states"], strict=True):
+        if titles := found["unfinished"].get(name):
+            click.echo(f"  {name} ({state}) has no result of {', '.join(titles)}: nothing of these is compared.")
     for kind in ("parameters", "code", "packages", "data", "environment"):
         _section(kind, found[kind])
     _steps(found["steps"], [name.rpartition("-")[2] for name in found["runs"]])
     return None
+
+
+def _pair(store: Any, run: str, other: str | None) -> tuple[str, str]:
+    """The names of two runs; where the last would be compared with itself, it is with the one before."""
+    from pipelines.engine.seeing import find
+
+    one, second = find(store, run), find(store, other or "last")
+    if one != second:
+        return one, second
+    if other:
+        raise UsageError(f"diff compares two runs, but both are {one}. `rayfield runs` lists the others.")
+    pipeline = store.record(one)["pipeline"]
+    before = next((name for name, record in store.runs() if name < one and record["pipeline"] == pipeline), None)
+    if before is None:
+        raise UsageError(f"diff compares two runs, but {one} is the first of {pipeline}. Name another as OTHER.")
+    return before, one
 
 
 def _section(title: str, found: Any) -> None:

@@ -18,7 +18,11 @@ SECTION = "Models"
 @click.argument("model")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[FILE] [--FIELD VALUE]...")
 @click.option("--source", metavar="NAME", help="A whole source instead of one file; --root and such are its fields")
-@click.option("--out", metavar="PATH", help="The picture [./FILE.answer.png], or a source's table [answers.parquet]")
+@click.option(
+    "--out",
+    metavar="PATH",
+    help="The picture [./FILE.answer.png], or a source's table, .parquet or .csv [answers.parquet]",
+)
 @click.option("--up", type=click.Choice(["x", "y", "z"]), default="y", help="The axis of the file that points up [y]")
 @click.option("--on", type=click.Choice(["auto", "ray", "here"]), default="auto", help="Where a source is answered")
 @STORE
@@ -76,7 +80,16 @@ def _say(summary: dict[str, Any]) -> None:
         click.echo(f"  {count:>8}  {label}")
     if summary["accuracy"] is not None:
         right = f"{summary['accuracy']:.3f} ± {summary['error']:.3f}"
-        click.echo(f"  accuracy {right} of {summary['labelled']} with a label that the model knows")
+        click.echo(f"  accuracy {right} of {summary['labelled']} with a label that the model knows{_learned(summary)}")
+    elif summary["learned"]:
+        click.echo(f"  no accuracy: the model was trained or chosen on all {summary['learned']} whose label it knows")
     for reason, count in summary["quarantined"].items():
         click.echo(f"  {count:>8}  without an answer: {reason}")
     click.echo(f"  answers: {summary['out']}")
+
+
+def _learned(summary: dict[str, Any]) -> str:
+    """What an accuracy is not of, or may be flattered by."""
+    if summary["learned"] is None:
+        return "; those that it was trained on may be among them, for it did not write down which"
+    return f"; {summary['learned']} more were left out: it was trained or chosen on them" if summary["learned"] else ""

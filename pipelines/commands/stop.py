@@ -13,7 +13,14 @@ SECTION = "Run"
 @click.argument("run")
 @STORE
 def stop(run: str, store: str) -> None:
-    """Stop RUN, wherever it runs: what is done is kept, and the same command continues it."""
-    from pipelines.engine import submissions
+    """
+    Stop RUN, wherever it runs: what is done is kept, and the same command continues it.
 
-    click.echo(f"  {run} {submissions.stop(store_at(store), run)}")
+    RUN is `last` or the beginning of a run's name.
+    """
+    place = store_at(store)
+    from pipelines.engine import submissions
+    from pipelines.engine.seeing import find
+
+    name = find(place, run)
+    click.echo(f"  {name} {submissions.stop(place, name)}")

@@ -16,7 +16,7 @@ LOOPBACK = "127.0.0.1"
 
 
 @click.command()
-@click.option("--port", default=5000, help="[5000]")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, help="[5000]")
 @click.option("--host", default=LOOPBACK, help="The address to listen on: this machine alone [127.0.0.1]")
 @STORE
 def ui(port: int, host: str, store: str) -> None:

@@ -3,17 +3,19 @@
 """
 
 import io
+import json
 import os
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from components.decode import beside, decode
@@ -23,12 +25,13 @@ from components.representations.views import Views
 from components.runtime import places
 from components.runtime.own import imported
 from components.runtime.secrets import redact
-from components.source import Asset, Source, Unreadable
+from components.source import Asset, Source, Unreadable, content_of
 from components.step import Printing
 from components.steps.answering import answer, joined
 from components.steps.cluster import spread
 from components.steps.preprocess import opened, represented
 from components.steps.registry import registered
+from components.steps.seen import read_beside
 
 PICTURES = (".png", ".svg", ".pdf")
 OURS = "rayfield predict"  # who made a picture, in its own bytes
@@ -36,6 +39,8 @@ OURS = "rayfield predict"  # who made a picture, in its own bytes
 
 def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:
     """What a registered classifier says of a mesh: labels with their shares, best first."""
+    if file.is_dir():
+        raise UsageError(f"predict takes one FILE, but {file} is a folder. Pass --source folder --root {file}.")
     if not file.is_file():
         raise UsageError(f"No file {file}.")
     _may_be_drawn(picture)
@@ -117,14 +122,14 @@ ENOUGH = 64  # assets from which on a Ray is started for the rest
 
 def ask_all(uri: str, source: Source, out: str, *, on: str = "auto") -> dict[str, Any]:
     """
-    What a registered model says of every asset of a source: a Parquet file with a row for each, and a summary.
+    What a registered model says of every asset of a source: a table with a row for each, and a summary.
 
-    An asset without an answer has its reason in the column `reason`. `on` is "here", "ray" (a Ray Data job) or "auto",
+    An asset without an answer has its reason in the column `reason`. The column `learned` says whether the model was
+    trained or chosen on an asset: the accuracy is of the others. `on` is "here", "ray" (a Ray Data job) or "auto",
     which starts Ray for more than a few assets.
     """
-    if not places.is_remote(out):
-        _may_be_filled(Path(out.removeprefix("file://")))
-    family, (representation, net), _ = registered(uri)
+    _may_be_filled(out)
+    family, (representation, net), folder = registered(uri)
     assets = sorted(source.rows(), key=lambda asset: asset.id)
     if not assets:
         raise DataError("A source must have assets, but this one is empty. Check its --root.")
@@ -134,16 +139,43 @@ def ask_all(uri: str, source: Source, out: str, *, on: str = "auto") -> dict[str
         rows += found
         _progress(len({row["id"] for row in rows}), len(assets))
     rows.sort(key=lambda row: (row["id"], row["row"]))
-    buffer = io.BytesIO()
-    pq.write_table(_as_table(rows), buffer, compression="zstd")
-    places.write(out, buffer.getvalue())
+    known, contents = read_beside(folder), {asset.id: content_of(asset) for asset in assets}
+    for row in rows:
+        row["learned"] = None if known is None else contents[row["id"]] in known
+    places.write(out, TABLES[PurePath(out).suffix.lower()](_as_table(rows)))
     return {"model": uri, "assets": len(assets), **_summary(rows, getattr(family, "labels", ())), "out": out}
 
 
-def _may_be_filled(table: Path) -> None:
-    _may_be_written(table)
-    if table.is_dir():
-        raise UsageError(f"--out is the table itself, but {table} is a folder. Pass {table / 'answers.parquet'}.")
+def _may_be_filled(out: str) -> None:
+    """Refuses what no table could be written to, before any work is done."""
+    table = Path(out.removeprefix("file://"))
+    if not places.is_remote(out):
+        _may_be_written(table)
+        if table.is_dir():
+            raise UsageError(f"--out is the table itself, but {table} is a folder. Pass {table / 'answers.parquet'}.")
+    if table.suffix.lower() not in TABLES:
+        raise UsageError(f"--out is a {' or '.join(TABLES)} file, but got {out}. Pass {table.stem}.parquet.")
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _csv(table: pa.Table) -> bytes:
+    """CSV has no lists: they are JSON in it."""
+    for place, column in enumerate(table.columns):
+        if pa.types.is_list(column.type):
+            texts = [None if value is None else json.dumps(value) for value in column.to_pylist()]
+            table = table.set_column(place, table.column_names[place], pa.array(texts, pa.string()))
+    buffer = io.BytesIO()
+    csv.write_csv(table, buffer)
+    return buffer.getvalue()
+
+
+TABLES = {".parquet": _parquet, ".csv": _csv}
+"""how a table of answers is written, by the ending of its name"""
 
 
 def _place(on: str, count: int) -> str:
@@ -209,19 +241,21 @@ def _as_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
         if any(array.ndim > 1 for array in arrays):
             columns[f"{name}_shape"] = pa.array([None if v is None else list(v.shape) for v in values])
         columns[name] = pa.array([v.reshape(-1) if isinstance(v, np.ndarray) and v.ndim else v for v in values])
-    columns["reason"] = columns["reason"].cast(pa.string())
+    columns["reason"], columns["learned"] = columns["reason"].cast(pa.string()), columns["learned"].cast(pa.bool_())
     return pa.table(columns)
 
 
 def _summary(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
-    """How many of each answer, how many are right where the label is known, and why some have no answer."""
+    """How many of each answer, how many are right of those not learned from, and why some have no answer."""
     told = [row for row in rows if row["reason"] is None]
-    right = [row["predicted"] == row["label"] for row in told if "predicted" in row and row["label"] in labels]
+    labelled = [row for row in told if "predicted" in row and row["label"] in labels]
+    right = [row["predicted"] == row["label"] for row in labelled if not row["learned"]]
     accuracy = float(np.mean(right)) if right else None
     return {
         "answered": len({row["id"] for row in told}),
         "predicted": dict(Counter(row["predicted"] for row in told if "predicted" in row).most_common()),
         "labelled": len(right),
+        "learned": None if any(row["learned"] is None for row in labelled) else len(labelled) - len(right),
         "accuracy": accuracy,
         "error": float(np.sqrt(accuracy * (1 - accuracy) / len(right))) if accuracy is not None else None,
         "quarantined": dict(Counter(row["reason"] for row in rows if row["reason"] is not None).most_common()),

@@ -56,7 +56,7 @@ def header(doc: str) -> dict[str, str]:
 
 
 def exemption(family: str, point: int) -> str:
-    """Why a point of SYSTEMS.md has no meaning for a family, as its docstring says; nothing if it has one."""
+    """Why a point of `rayfield certify` has no meaning for a family, as its docstring says; nothing if it has one."""
     path = FOLDER / f"{family}.py"
     if not path.is_file():  # one of one's own
         return ""

@@ -24,7 +24,7 @@ from pipelines.engine.catalog import certificate_key, exemption
 from pipelines.engine.clone import of_clone
 from pipelines.engine.code import ROOT
 from pipelines.engine.events import events
-from pipelines.engine.plans import Request, nodes, statuses
+from pipelines.engine.plans import REFUSED, Request, nodes, statuses
 from pipelines.engine.running import execute
 from pipelines.engine.store import Store
 
@@ -41,8 +41,12 @@ json.dump({k: np.asarray(v).tolist() for k, v in answered.items()}, open(sys.arg
 """
 
 
-def certify(name: str, store: Store, folder: Path | None) -> bool:
-    """Runs every point, writes results/NAME.json, and says whether all of them hold."""
+def certify(name: str, store: Store, folder: Path | None) -> int:
+    """
+    Runs every point and writes results/NAME.json. Returns the exit code: 1 if a point does not hold.
+
+    A run that fails or is interrupted measured nothing: its own code is returned, and nothing is written.
+    """
     if name.endswith(".py"):
         raise UsageError(
             f"A certificate is of a family of components/families, but {name} is your own. `rayfield run certify "
@@ -53,7 +57,9 @@ def certify(name: str, store: Store, folder: Path | None) -> bool:
     request = Request(pipeline.find("certify"), {"family": name}, {}, {})
     found = nodes(request, store)
     if not all(statuses(found, store).values()):
-        execute(request, found, store, as_json=False)
+        code = execute(request, found, store, as_json=False)
+        if code not in (0, REFUSED):  # of a gate that said no the run has ended
+            return code
     results = {node["key"]: manifest for node in found if (manifest := store.manifest(node["key"]))}
     points = {
         "1": _tests(name, "not (workers or checkpoint)"),
@@ -77,7 +83,7 @@ def certify(name: str, store: Store, folder: Path | None) -> bool:
     path.write_text(json.dumps(certificate, indent=1) + "\n", encoding="utf-8")
     for number, point in points.items():
         print(f"  {'ok ' if point['ok'] else 'NO '} {number}  {point['found']}", file=sys.stderr)
-    return all(point["ok"] for point in points.values())
+    return 0 if all(point["ok"] for point in points.values()) else 1
 
 
 def _exempt(name: str, point: int) -> dict[str, Any] | None:

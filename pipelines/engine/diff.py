@@ -4,7 +4,7 @@ What two runs have and have not in common: parameters, code, packages, data, sco
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from components.runtime.secrets import redacted
@@ -12,12 +12,23 @@ from pipelines.engine.explain import code_changes
 from pipelines.engine.seeing import Run, Step
 from pipelines.engine.store import Store
 
+Name = tuple[str, int]
+"""of a step in a run: its title, and its place among those of that title"""
+
 
 def difference(store: Store, one: Run, other: Run) -> dict[str, Any]:
-    """Everything that differs, by kind; what is the same is left out, scores excepted."""
-    ours, theirs = _ingredients(one), _ingredients(other)
+    """
+    Everything that differs, by kind; what is the same is left out, scores excepted.
+
+    A step that one of them did not finish has told nothing of what it is made of: it is named, and compared in nothing.
+    """
+    unfinished = {run.name: [name for name, step in _named(run) if not step.manifest] for run in (one, other)}
+    unknown = {name for names in unfinished.values() for name in names}
+    ours, theirs = _ingredients(one, unknown), _ingredients(other, unknown)
     return {
         "runs": [one.name, other.name],
+        "states": [one.state, other.state],
+        "unfinished": {run: [title for title, _ in names] for run, names in unfinished.items() if names},
         "parameters": _changed(redacted(one.record["parameters"]), redacted(other.record["parameters"])),
         "environment": _environment(one.record, other.record),
         "commit": _changed({"commit": one.record["commit"]}, {"commit": other.record["commit"]}).get("commit"),
@@ -40,10 +51,10 @@ def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list
     return {n: [one.get(n), other.get(n)] for n in names if one.get(n) != other.get(n)}
 
 
-def _ingredients(run: Run) -> dict[str, dict[str, Any]]:
+def _ingredients(run: Run, unknown: Container[Name]) -> dict[str, dict[str, Any]]:
     """What the results of a run were made of: modules, packages, data."""
     found: dict[str, dict[str, Any]] = {"code": {}, "packages": {}, "data": {}}
-    for step in run.steps:
+    for step in (step for name, step in _named(run) if name not in unknown):
         held = (step.manifest or {}).get("ingredients", {})
         for name, value in held.get("code", {}).items():
             kind, space, rest = name.partition(" ")
@@ -76,17 +87,18 @@ def _steps(one: Run, other: Run) -> Iterator[dict[str, Any]]:
     ours, theirs = dict(_named(one)), dict(_named(other))
     for name in dict.fromkeys([*ours, *theirs]):
         pair = [ours.get(name), theirs.get(name)]
+        finished = [step for step in pair if step and step.manifest]
         yield {
             "step": name[0],
-            "same": None not in pair and len({step.key for step in pair if step}) == 1,
+            "same": len(finished) == 2 and len({step.key for step in finished}) == 1,
             "status": [step.status if step else None for step in pair],
-            "seconds": [step.seconds if step else None for step in pair],
+            "seconds": [step.seconds if step and step.manifest else None for step in pair],
             "cpu": [step.cost.get("cpu") if step else None for step in pair],
             "scores": _scores(*(_result(step) for step in pair)),
         }
 
 
-def _named(run: Run) -> Iterator[tuple[tuple[str, int], Step]]:
+def _named(run: Run) -> Iterator[tuple[Name, Step]]:
     seen: Counter[str] = Counter()
     for step in run.steps:
         yield (step.title, seen[step.title]), step

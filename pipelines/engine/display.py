@@ -147,8 +147,9 @@ class Live:
                 yield live.waiting(live.console.width)
 
         cut = {"no_wrap": True, "overflow": "ellipsis"}
+        wide = min(32, max([22, *map(len, self.titles.values())])) + 2
         return Bars(
-            TextColumn("  {task.description}", markup=False, table_column=Column(width=24, **cut)),  # type: ignore[arg-type]
+            TextColumn("  {task.description}", markup=False, table_column=Column(width=wide, **cut)),  # type: ignore[arg-type]
             BarColumn(20),
             Counts(table_column=Column(no_wrap=True)),
             Times(table_column=Column(no_wrap=True)),

@@ -84,9 +84,13 @@ def _disk(store: Store) -> tuple[bool, str]:
 
 
 def _store(store: Store) -> tuple[bool, str]:
-    """The store must refuse to create what exists: leases and manifests rest on it."""
+    """The store must be writable, and refuse to create what exists: leases and manifests rest on it."""
+    probe = f"probe/{uuid.uuid4().hex}"
+    store.write(probe, b"")
+    store.delete(probe)
+    places.prune(f"{store.address}/probe")
     if places.creates_once(store.address):
-        return True, f"{store.address}: creates once"
+        return True, f"{store.address}: writable, and creates once"
     return False, f"{store.address}: creates twice: one run at a time may use it, and a second is refused"
 
 

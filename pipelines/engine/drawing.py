@@ -2,13 +2,14 @@
 Drawing a pipeline: its function runs once, in milliseconds, and every step that it calls becomes a node.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from components.errors import UsageError, nearest
-from components.parameters import check
+from components.errors import DataError, UsageError, nearest, no_exit
+from components.parameters import check, read
 from components.ranges import Seed
 from components.runtime.plain import canonical
 from components.source import Only, Source
@@ -52,20 +53,26 @@ class Graph:
     """digest of code -> module -> definition -> digest: `explain` names what changed by them"""
     scored: dict[str, frozenset[type[Any]] | None] = field(default_factory=dict)
     """key -> the families behind it; None where another checkpoint's features decide the scores"""
+    folds: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
+    """key -> the folds of the data behind it: see `fold_of`"""
 
     def add(self, step: Step, arguments: Mapping[str, Any]) -> Any:
         """Draws a call; two calls with one key are one node."""
         _check_place(step.function, "A step")
+        _check_name(step)
         for kind in classes_of(arguments):
             _check_place(kind, "A class whose instance a step is given")
-        given = {name: in_plan(value) for name, value in arguments.items()}
+        given = {name: _given(step, name, value) for name, value in arguments.items()}
         counted = {name: in_key(value) for name, value in arguments.items() if name not in step.aside}
         code = fingerprint_of((root_of(step.function),), arguments, step.draws)
         made_of = ingredients(code, counted, self.seed)
         key = digest({"step": step.id, **made_of})
         self.listings[code.digest] = code.listing
         self.scored[key] = self._families_behind(arguments)
-        self.sources |= {canonical(in_plan(one)): one for one in map(whole, parts(arguments, Source))}
+        sources = [whole(one) for one in parts(arguments, Source)]
+        self.sources |= {canonical(in_plan(one)): one for one in sources}
+        behind = (self.folds[handle.key] for handle in handles(arguments))
+        self.folds[key] = set().union(*map(fold_of, sources), *behind)
         if any(is_a(value, GATE) for value in arguments.values()):
             check_gates(arguments, scores_of(self.scored[key]))
         if key not in self.nodes:
@@ -83,6 +90,17 @@ class Graph:
             )
         handles_out = tuple(Handle(step.name, key, name) for name in step.outputs or ("",))
         return handles_out if step.outputs else handles_out[0]
+
+    def name_folds(self) -> None:
+        """Tells steps of one title apart by their folds, where each has its own. A title is in no key."""
+        like: dict[str, list[Node]] = {}
+        for node in self.nodes.values():
+            like.setdefault(node.title, []).append(node)
+        for title, own in like.items():
+            folds = [fold for node in own if len(self.folds[node.key]) == 1 for fold in self.folds[node.key]]
+            if len(set(folds)) == len(own) > 1:
+                for node, (place, count) in zip(own, folds, strict=True):
+                    self.nodes[node.key] = replace(node, title=f"{title}, fold {place} of {count}")
 
     def _families_behind(self, arguments: Mapping[str, Any]) -> frozenset[type[Any]] | None:
         """The families that led to these arguments."""
@@ -104,15 +122,16 @@ def scores_of(families: frozenset[type[Any]] | None) -> list[str]:
 def draw(pipeline: Callable[..., None], values: Mapping[str, Any], settings: Mapping[str, Mapping[str, str]]) -> Graph:
     """The graph of a pipeline for these parameters. `settings` are those of --set: family -> field -> text."""
     forget()
-    seed = int(values.get("seed", 0))
+    seed = read(str(values.get("seed", 0)), int, "--seed")
     check(seed, Seed, "--seed", "Pass another --seed.")
     graph = Graph(seed=seed)
     token = current_drawing.set(graph)
     try:
-        with _overriding(settings) as met:
+        with no_exit("A pipeline"), _overriding(settings) as met:
             pipeline(**values)
     finally:
         current_drawing.reset(token)
+    graph.name_folds()
     _all_met(settings, met)
     return graph
 
@@ -134,6 +153,24 @@ def _check_place(named: Any, what: str) -> None:
             f"{what} is defined at the top of a file, where workers find it, but {named.__qualname__} is defined in "
             f"{name.rpartition('.')[0]}. Move it to the pipeline's own file or to one beside it."
         )
+
+
+def _check_name(step: Step) -> None:
+    """Refuses a step that its own process would not find by its function's name."""
+    held = getattr(sys.modules.get(step.module), step.function.__qualname__, step)
+    if not isinstance(held, Step):
+        raise UsageError(
+            f"A step is found by the name of its function, but {step.module}.{step.name} is no step. "
+            "Write @step above its def."
+        )
+
+
+def _given(step: Step, name: str, value: Any) -> Any:
+    """What a plan holds of a parameter."""
+    try:
+        return in_plan(value)
+    except DataError as error:
+        raise UsageError(f"`{name}` of {step.name}: {error}") from None
 
 
 def _all_met(settings: Mapping[str, Mapping[str, str]], met: set[tuple[str, str]]) -> None:
@@ -175,6 +212,12 @@ def whole(source: Source) -> Source:
     return whole(source.source) if isinstance(source, Only) else source
 
 
+def fold_of(source: Source) -> set[tuple[int, int]]:
+    """Which fold a source holds out, counted from 1, and of how many; nothing where it has none."""
+    fold, folds = getattr(source, "fold", None), getattr(source, "folds", None)
+    return {(fold + 1, folds)} if isinstance(fold, int) and isinstance(folds, int) else set()
+
+
 def title_of(step: Step, arguments: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     """The step, and the word that tells it from its like: a family's, its input's, a model's name."""
     if "name" in arguments:
@@ -194,7 +237,8 @@ def resources_of(arguments: Mapping[str, Any], spreads: bool) -> dict[str, float
     if not isinstance(least, int):
         return {}
     own = float(not spreads or ("workers" in arguments and least == 0))
-    return {"CPU": own + least, "GPU": float((gpus or 0) * max(least, 1)), "own": own}
+    loading = least > 1  # takes a CPU besides: see `check_workers`
+    return {"CPU": own + least + loading, "GPU": float((gpus or 0) * max(least, 1)), "own": own}
 
 
 def check_gates(arguments: Mapping[str, Any], scores: Sequence[str]) -> None:

@@ -331,10 +331,11 @@ def report(reasons: Reasons, node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def chosen(reasons: Reasons, step: str) -> Nodes:
-    """The nodes of that title or step's name, and those that must run before them; all where none is named."""
+    """The nodes of that title, its beginning or a step's name, and those that must run before them; else all."""
     if not step:
         return reasons.nodes
     found = {n["key"] for n in reasons.nodes if step in (n["title"], n["step"].rpartition(":")[2])}
+    found = found or {n["key"] for n in reasons.nodes if n["title"].startswith(step)}
     if not found:
         titles = list(dict.fromkeys(node["title"] for node in reasons.nodes))
         raise UsageError(f"No step {step!r}.{nearest(step, titles)} There are {', '.join(titles)}.")

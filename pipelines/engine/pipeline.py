@@ -8,16 +8,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from components.errors import UsageError, nearest
+from components.errors import UsageError, nearest, no_exit
 from components.runtime.own import loaded
+from components.step import check_function
 from pipelines.engine.code import ROOT
 from pipelines.engine.kinds import FAMILY, is_kind
 
 
-def pipeline(function: Callable[..., None]) -> Callable[..., None]:
+def pipeline(function: Callable[..., None] | None = None) -> Any:
     """Marks a function as a pipeline: `rayfield run` finds it by its module's name."""
+    if function is None:  # @pipeline()
+        return pipeline
+    check_function(function, "A pipeline")
     function.is_pipeline = True  # type: ignore[attr-defined]
     return function
 
@@ -75,13 +79,18 @@ def sketch(path: Path) -> Sketch:
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno}, is not Python: {error.msg}.") from None
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and any(getattr(d, "id", "") == "pipeline" for d in node.decorator_list):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(map(_marks, node.decorator_list)):
             doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""
             return Sketch(path.stem, path, doc.strip(), tuple(_parameters(node, path)))
     raise UsageError(f"{path} has no @pipeline: mark the function that draws it.")
 
 
-def _parameters(node: ast.FunctionDef, path: Path) -> list[Parameter]:
+def _marks(decorator: ast.expr) -> bool:
+    """Whether a decorator is @pipeline or @pipeline()."""
+    return getattr(getattr(decorator, "func", decorator), "id", "") == "pipeline"
+
+
+def _parameters(node: ast.FunctionDef | ast.AsyncFunctionDef, path: Path) -> list[Parameter]:
     arguments = [*node.args.args, *node.args.kwonlyargs]
     defaults = [None] * (len(node.args.args) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
     _all_named(node, path)
@@ -97,7 +106,7 @@ def _parameters(node: ast.FunctionDef, path: Path) -> list[Parameter]:
     ]
 
 
-def _all_named(node: ast.FunctionDef, path: Path) -> None:
+def _all_named(node: ast.FunctionDef | ast.AsyncFunctionDef, path: Path) -> None:
     """Refuses parameters that no option can name."""
     nameless = [*node.args.posonlyargs, *filter(None, (node.args.vararg, node.args.kwarg))]
     if nameless:
@@ -110,7 +119,8 @@ def _all_named(node: ast.FunctionDef, path: Path) -> None:
 def _written(default: ast.expr) -> str:
     """A default as people would type it, or as the file has it."""
     try:
-        return str(ast.literal_eval(default))
+        value = ast.literal_eval(default)
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     except ValueError:
         return ast.unparse(default)
 
@@ -123,7 +133,8 @@ def _help(doc: str) -> dict[str, str]:
 
 def load(path: Path) -> Callable[..., None]:
     """The pipeline itself, imported."""
-    module = loaded(path)
+    with no_exit(f"Importing {path}"):
+        module = loaded(path)
     own = [v for v in vars(module).values() if getattr(v, "is_pipeline", False) and v.__module__ == module.__name__]
     return own[0]
 
@@ -177,13 +188,41 @@ def options(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _family_kind(kind: Any) -> type[Any] | None:
+    """What Classifier, type[Classifier] or tuple[Classifier, ...] asks for; None where it asks for no family."""
+    inner = get_args(kind)[0] if get_origin(kind) in (type, tuple) else kind
+    return inner if is_kind(inner, FAMILY) else None
+
+
+def _family(asked: Any, kind: type[Any], parameter: str) -> Any:
+    """The family of a name; one of another kind is refused now, and not by the step that cannot use it."""
+    from components.family import find, names
+
+    found = find(asked) if isinstance(asked, str) else asked
+    if isinstance(asked, str) and not issubclass(found, kind):
+        fit = " or ".join(name for name in names() if issubclass(find(name), kind))
+        raise UsageError(f"--{parameter} must be a {kind.__name__.lower()}, but {asked} is none. Pass {fit}.")
+    return found
+
+
+def _hints(function: Callable[..., None]) -> dict[str, Any]:
+    """The annotations of a pipeline, those in quotes as what they name."""
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
+        raise UsageError(
+            f"Each annotation of a pipeline is a type that its file has, but {function.__name__!r} has another: "
+            f"{error}. Import it, or correct it."
+        ) from None
+
+
 def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapping[str, str]) -> dict[str, Any]:
     """The parameters of a pipeline: each text read as its annotation says, the rest by default."""
     from components.parameters import check, read
     from components.source import Source, worded
     from components.source import find as find_source
 
-    hints, signature = get_type_hints(function, include_extras=True), inspect.signature(function)
+    hints, signature = _hints(function), inspect.signature(function)
     _no_secrets({**texts, **source}, hints)
     if source and Source not in hints.values():
         raise _unknown(function, next(iter(source)))
@@ -196,10 +235,12 @@ def values(function: Callable[..., None], texts: Mapping[str, str], source: Mapp
             settings = {**options(more), **source}
             _all_known(function, word, settings)
             found[name] = find_source(word, settings)
-        elif isinstance(given, str) and (is_kind(kind, FAMILY) or getattr(kind, "__origin__", None) is type):
-            from components.family import find as find_family
-
-            found[name] = find_family(given)
+        elif wanted := _family_kind(kind):
+            several = get_origin(kind) is tuple
+            asked = read(given, tuple[str, ...], f"--{name}") if several and isinstance(given, str) else given
+            found[name] = (
+                tuple(_family(one, wanted, name) for one in asked) if several else _family(asked, wanted, name)
+            )
         else:
             found[name] = read(given, kind, f"--{name}") if name in texts else given
             check(found[name], kind, f"--{name}", f"Pass another --{name}.")

@@ -38,6 +38,8 @@ def _edge(points: Points) -> str:
 
 def _node(step: Step, place: tuple[float, float]) -> str:
     x, y = place[0] * ACROSS, place[1] * DOWN
+    name, _, fold = step.title.partition(", fold ")
+    tail = f" {fold.replace(' of ', '/')}" if fold else ""
     word = "kept" if step.status == "cached" else step.status
     under = " · ".join(filter(None, [word, duration(step.seconds) if step.manifest else ""]))
     return (
@@ -45,7 +47,7 @@ def _node(step: Step, place: tuple[float, float]) -> str:
         f"<title>{escape(step.title)}: {escape(step.what or word)}</title>"
         f'<rect width="{BOX}" height="{HIGH}" rx="8"/>'
         f'<rect class="mark" width="4" height="{HIGH - 16}" x="8" y="8" rx="2"/>'
-        f'<text x="20" y="20">{escape(_cut(step.title, 19))}</text>'
+        f'<text x="20" y="20">{escape(_cut(name, 19 - len(tail)) + tail)}</text>'
         f'<text class="small" x="20" y="36">{escape(under)}</text></g></a>'
     )
 

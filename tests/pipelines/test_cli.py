@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import Context
 from click.testing import CliRunner, Result
 
 from components.runtime import places
@@ -184,6 +185,7 @@ def test_the_answer_goes_to_stdout_and_the_progress_to_stderr(toy, untracked):
     ids=" ".join,
 )
 def test_what_a_command_answers_can_be_piped(toy, untracked, words):
+    rayfield("run", toy, "--value", "2")
     rayfield("run", toy)
     result = rayfield(*(toy if word == "TOY" else word for word in words))
 
@@ -340,6 +342,14 @@ def test_status_is_about_what_runs_now(toy, untracked):
     assert json.loads(rayfield("status", "last", "--json").stdout)[0]["status"] == "done"
 
 
+@pytest.mark.parametrize("name", ["last", "20"])
+def test_a_run_is_stopped_by_the_names_that_other_commands_take(toy, untracked, name):
+    rayfield("run", toy)
+    run = json.loads(rayfield("runs", "--json").stdout)[0]["run"]
+
+    assert rayfield("stop", name).stdout == f"  {run} has ended already\n"
+
+
 def test_the_logs_of_a_step_are_printed_to_stdout(toy, untracked):
     rayfield("run", toy, "--kind", "data")
     (name,) = (row["run"] for row in json.loads(rayfield("runs", "--json").stdout))
@@ -400,6 +410,32 @@ def test_two_runs_are_compared(toy, untracked):
     assert "value: 5 -> 6" in rayfield("diff", first, second).stdout
 
 
+def test_the_last_run_is_compared_with_the_one_before_it_of_its_pipeline(own_store):
+    def record(run: str, pipeline: str) -> None:
+        told = {"pipeline": pipeline, "started": 1.0, "ended": 2.0, "code": 0, "nodes": [], "commit": ""}
+        Store(str(own_store)).save(f"runs/{run}/run.json", {**told, "parameters": {}})
+
+    record("20260101-toy", "toy")
+    alone = rayfield("diff", "last")
+    record("20260102-other", "other")
+    record("20260103-toy", "toy")
+
+    assert alone.exit_code == 2
+    assert "but 20260101-toy is the first of toy. Name another as OTHER." in said(alone)
+    assert rayfield("diff", "last").stdout.startswith("  20260101-toy  ->  20260103-toy")
+    assert rayfield("diff", "20260102").stdout.startswith("  20260102-other  ->  20260103-toy")
+    assert "but both are 20260101-toy." in said(rayfield("diff", "20260101", "20260101"))
+
+
+def test_what_a_run_did_not_finish_is_said_when_it_is_compared(toy, untracked):
+    rayfield("run", toy, "--kind", "bug")
+    rayfield("run", toy, "--kind", "data")
+    shown = rayfield("diff", "last", json.loads(rayfield("runs", "--json").stdout)[1]["run"]).stdout
+
+    assert shown.count(" (failed) has no result of broken: nothing of these is compared.") == 2
+    assert not re.search("broken +same result", shown)
+
+
 def test_every_run_has_its_report(toy, untracked, tmp_path):
     rayfield("run", toy, "--kind", "data")
     path = Path(rayfield("report").stdout.strip())
@@ -454,6 +490,9 @@ def test_a_record_says_how_to_make_the_run_again(toy, untracked):
         (["rum"], "No command 'rum'. Did you mean 'run'?"),
         (["run", "quikstart"], "No pipeline 'quikstart'. Did you mean 'quickstart'?"),
         (["run", "nowhere.py"], "No file nowhere.py."),
+        (["run", "no\0where.py"], r"An argument is UTF-8 without null bytes, but got 'no\x00where.py'."),
+        (["run", "quickstart", "--size", "ti\0ny"], r"UTF-8 without null bytes, but got 'ti\x00ny'."),
+        (["run", "classify", "--source", "folder", "--root", "/\udcff"], r"null bytes, but got '/\udcff'. Write"),
         (["run", "quickstart", "--trails", "4"], "has 'trails'. Did you mean 'trials'?"),
         (["run", "quickstart", "--trials", "many"], "--trials must be a whole number, but got 'many'."),
         (
@@ -472,6 +511,15 @@ def test_a_record_says_how_to_make_the_run_again(toy, untracked):
         (["logs", "last"], "There is no run in"),
         (["diff", "no-run"], "No run 'no-run' in"),
         (["predict", "models:/nobody@champion", "nowhere.obj"], "No file nowhere.obj."),
+        (
+            ["predict", "models:/nobody@champion", str(ROOT)],
+            f"predict takes one FILE, but {ROOT} is a folder. Pass --source folder --root {ROOT}.",
+        ),
+        (["quickstart"], "quickstart is a pipeline. Run it: `rayfield run quickstart`."),
+        (["mine.py", "--seed", "1"], "mine.py is a pipeline. Run it: `rayfield run mine.py`."),
+        (["run", "classify", "--family", "gan"], "--family must be a classifier, but gan is none. Pass convnet or"),
+        (["run", "embed", "--family", "tsne"], "--family must be a classifier, but tsne is none. Pass convnet or"),
+        (["stop", "last"], "There is no run in"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -628,7 +676,9 @@ def test_a_shape_that_its_representation_refuses_has_its_words_for_a_reason(tmp_
     assert row["reason"] == "none of its 1 faces has an area: the corners of each lie on one line"
 
 
-@pytest.mark.parametrize("out", ["here", "/proc/x/answers.parquet"])
+@pytest.mark.parametrize(
+    "out", ["here", "/proc/x/answers.parquet", "answers.txt", "answers", "memory://bucket/answers.json"]
+)
 def test_a_table_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp_path, monkeypatch, out):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
@@ -721,12 +771,26 @@ def test_help_of_a_pipeline_tells_its_parameters(toy):
     assert "--value" in result.stdout and "what is added [1]" in result.stdout
 
 
-def test_every_command_has_help():
-    for name in main.commands:
+def test_a_tuple_among_the_defaults_is_shown_as_it_is_typed():
+    assert "with commas between [pointnet,voxnet]" in rayfield("run", "classify", "--help").stdout
+
+
+def test_every_command_has_help_and_names_no_file_that_is_not_there():
+    for name in main.list_commands(Context(main)):
         result = rayfield(name, "--help")
 
         assert result.exit_code == 0
-        assert main.commands[name].get_short_help_str()
+        assert main.get_command(Context(main), name).get_short_help_str()
+        assert all((ROOT / file).exists() for file in re.findall(r"\w+\.md", result.stdout)), name
+
+
+@pytest.mark.parametrize("port", ["99999", "0", "-1", "http"])
+def test_a_port_that_is_none_is_refused(monkeypatch, port):
+    monkeypatch.setattr(os, "execvp", lambda *_: pytest.fail("the server was started"))
+    result = rayfield("ui", "--port", port)
+
+    assert result.exit_code == 2
+    assert "Invalid value for '--port'" in result.stderr
 
 
 def test_pipelines_and_families_are_listed():

@@ -2,18 +2,23 @@
 Questions to a model: an asset whose bytes cannot be used has that for an answer, and an ill machine gives none.
 """
 
+import csv
 import errno
+import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from components.errors import DataError
 from components.source import Asset, Source, Unreadable
+from pipelines.commands.predict import _say
 from pipelines.engine import asking
-from pipelines.engine.asking import _mesh, _shares, answers
+from pipelines.engine.asking import _mesh, _shares, answers, ask_all
 
 ASSETS = [Asset("a", "/x/a", "chair", "train", "d"), Asset("b", "/x/b", "chair", "train", "d")]
 
@@ -63,6 +68,63 @@ def test_what_tells_nothing_of_the_bytes_is_no_answer(monkeypatch, error):
 
     assert caught.value is error
     assert error.__notes__ == ["(asset b)"]
+
+
+@pytest.fixture
+def half_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A model of a folder that was trained on the asset a, and answers "chair" to everything."""
+    said = {"row": 0, "predicted": "chair", "share": 0.75, "probabilities": np.array([0.75, 0.25])}
+    family = SimpleNamespace(labels=("chair", "table"))
+    monkeypatch.setattr(asking, "registered", lambda _: (family, (None, None), tmp_path))
+    monkeypatch.setattr(asking, "_answer", lambda *_: [said])
+    (tmp_path / "seen.json").write_text('["da"]')
+    return tmp_path
+
+
+class Labelled(Source):
+    """A chair that was learned from, and a table."""
+
+    def rows(self) -> list[Asset]:
+        labels = {"a": "chair", "b": "table"}
+        return [Asset(name, f"/x/{name}", label, "test", f"d{name}") for name, label in labels.items()]
+
+
+def test_an_accuracy_is_of_what_the_model_has_not_learned_from(half_known):
+    out = str(half_known / "a.parquet")
+    summary = ask_all("models:/m/1", Labelled(), out, on="here")
+
+    assert (summary["accuracy"], summary["labelled"], summary["learned"]) == (0, 1, 1)
+    assert [row["learned"] for row in pq.read_table(out).to_pylist()] == [True, False]
+
+
+def test_a_model_that_did_not_write_down_what_it_learned_from_says_so(half_known, capsys):
+    (half_known / "seen.json").unlink()
+    summary = ask_all("models:/m/1", Labelled(), str(half_known / "a.parquet"), on="here")
+    _say(summary)
+
+    assert (summary["accuracy"], summary["labelled"], summary["learned"]) == (0.5, 2, None)
+    assert "those that it was trained on may be among them" in capsys.readouterr().out
+
+
+def test_a_model_that_learned_from_all_that_is_asked_has_no_accuracy(half_known, capsys):
+    (half_known / "seen.json").write_text('["da", "db"]')
+    summary = ask_all("models:/m/1", Labelled(), str(half_known / "a.parquet"), on="here")
+    _say(summary)
+
+    assert (summary["accuracy"], summary["learned"]) == (None, 2)
+    assert "no accuracy: the model was trained or chosen on all 2" in capsys.readouterr().out
+
+
+def test_a_table_is_written_as_its_name_ends(half_known):
+    for name in ("a.csv", "a.CSV", "a.parquet"):
+        ask_all("models:/m/1", Labelled(), str(half_known / name), on="here")
+    texts = [(half_known / name).read_text() for name in ("a.csv", "a.CSV")]
+    first, row = next(csv.DictReader(texts[0].splitlines())), pq.read_table(half_known / "a.parquet").to_pylist()[0]
+
+    assert texts[0] == texts[1]
+    assert first["predicted"] == row["predicted"] == "chair"
+    assert json.loads(first["probabilities"]) == row["probabilities"] == [0.75, 0.25]
+    assert first["reason"] == "" and row["reason"] is None
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path, monkeypatch):

@@ -2,7 +2,25 @@
 Certificates: what is said of a score, beside what it is compared with.
 """
 
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipelines.cli import main
+from pipelines.engine import certificate
 from pipelines.engine.certificate import _learns, _tuned
+
+
+@pytest.mark.parametrize("code", [1, 4, 5], ids=["failed", "infeasible", "interrupted"])
+def test_a_run_that_did_not_end_well_is_certified_by_nothing(own_store: Path, tmp_path, monkeypatch, code):
+    monkeypatch.setattr(certificate, "nodes", lambda *_: [{"key": "k", "step": "components.steps.train:train"}])
+    monkeypatch.setattr(certificate, "execute", lambda *_, **__: code)
+    monkeypatch.setattr(certificate, "_tests", lambda *_: {"ok": True, "found": "all passed"})
+    ended = CliRunner().invoke(main, ["certify", "voxnet", "--out", str(tmp_path / "results")])
+
+    assert ended.exit_code == code
+    assert not (tmp_path / "results").exists()
 
 
 def scored(step: str, name: str, accuracy: float) -> dict:

@@ -135,3 +135,20 @@ def test_another_python_is_named_though_it_is_in_no_key(store):
     held(store, other["key"], python="3.13.1")
 
     assert compared(store)["packages"] == {"python": ["3.11.9", "3.13.1"]}
+
+
+def test_a_step_that_one_of_them_did_not_finish_is_named_and_compared_in_nothing(store):
+    recorded(store, lambda: total([number(1)]), ONE, code=5)
+    store.delete(f"runs/{ONE}/ledger/{store.names(f'runs/{ONE}/ledger')[-1]}")  # that `total` ended
+    _, last = recorded(store, lambda: total([number(1)]), OTHER)
+    edit(store, last["key"], "code", **{"package numpy": "2.0", "data furniture.bin": "a"})
+    found = compared(store)
+
+    assert found["states"] == ["interrupted", "done"]
+    assert found["unfinished"] == {ONE: ["total"]}
+    assert found["packages"] == found["data"] == {} and found["code"] == []
+    assert [(step["step"], step["same"], step["status"]) for step in found["steps"]] == [
+        ("number", True, ["done", "cached"]),
+        ("total", False, ["interrupted", "cached"]),
+    ]
+    assert found["steps"][1]["seconds"][0] is None

@@ -3,7 +3,7 @@ The display: bars in a terminal, plain lines with their times elsewhere, and a t
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,9 @@ def test_a_skipped_step_says_why(lines):
 class Screen:
     """A terminal of some width whose bars are drawn when the test asks."""
 
-    def __init__(self, width: int = 110) -> None:
+    def __init__(self, width: int = 110, nodes: Sequence[Mapping[str, Any]] = ()) -> None:
         self.console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
-        self.live = Live(NODES, self.console)
+        self.live = Live(nodes or NODES, self.console)
         self.live.progress.stop()  # its thread draws when it likes
 
     def text(self) -> list[str]:
@@ -154,6 +154,14 @@ def test_a_terminal_shows_a_bar_for_each_running_step_and_what_is_next():
     assert first.split()[0] == "preprocess"
     assert "train voxnet" in second and "40/100 steps" in second and "loss 0.25" in second
     assert waiting == "  0 of 3 steps; next: register furniture"
+
+
+def test_a_bar_has_room_for_the_fold_of_its_step():
+    fold = {"key": "f", "title": "evaluate pointnet, fold 2 of 5"}
+    screen = Screen(nodes=[*NODES, fold])
+    screen.live.began(fold)
+
+    assert fold["title"] in screen.text()[0]
 
 
 def test_what_has_ended_leaves_the_bars_for_a_line_above_them():

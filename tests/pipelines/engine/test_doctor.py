@@ -114,3 +114,10 @@ def test_without_a_cluster_there_is_nothing_to_compare(store, monkeypatch):
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
 
     assert row(store, "cluster")["ok"]
+
+
+def test_a_store_that_nobody_could_write_is_found():
+    found = row(Store("/proc/x"), "store")
+
+    assert not found["ok"]
+    assert "The store /proc/x did not take" in found["found"]

@@ -2,21 +2,29 @@
 Drawing: what a handle refuses, where handles are found, and which fields --set changes.
 """
 
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from components import step as step_module
 from components.artifacts import at_least, at_most
-from components.errors import UsageError
+from components.errors import RayfieldError, UsageError
 from components.families.gan import Gan
 from components.families.pointnet import PointNet
 from components.families.voxnet import VoxNet
+from components.representations.descriptors import Descriptors
+from components.representations.points import Points
+from components.sources.furniture import Furniture
 from components.step import Handle, HandleError, current_drawing, step
 from components.steps.evaluate import best_of, evaluate
+from components.steps.preprocess import preprocess
 from components.steps.register import register
 from components.steps.train import train
+from pipelines.classify import classify
 from pipelines.engine.drawing import draw, handles, resources_of
+from pipelines.engine.pipeline import values
 from tests.pipelines.engine.toys import bounds, broken, gated, learn, number, sums, total
 
 HANDLE = Handle("train", "k")
@@ -285,12 +293,31 @@ def test_a_title_tells_a_step_from_its_like():
     assert titles == ["number", "train pointnet", "evaluate pointnet", "train voxnet", "evaluate voxnet", "broken"]
 
 
+def test_the_folds_of_a_cross_validation_are_told_apart_by_their_titles_and_keep_their_keys():
+    found = draw(classify, values(classify, {"family": "voxnet", "folds": "2"}, {}), {}).nodes
+    titles = [node.title for node in found.values()]
+    one = draw(lambda: preprocess(Furniture(fold=1, folds=2), [VoxNet.tiny().representation(), Descriptors()]), {}, {})
+
+    of_a_fold = ["preprocess", "train voxnet", "evaluate voxnet", "baseline majority", "baseline forest"]
+    assert titles == [*(f"{title}, fold {n} of 2" for n in (1, 2) for title in of_a_fold), "compare"]
+    assert [(key, node.title) for key, node in one.nodes.items()] == [(list(found)[5], "preprocess")]
+
+
+def test_like_steps_of_one_fold_are_not_told_apart_by_it():
+    def pipeline():
+        for points in (64, 128):
+            preprocess(Furniture(), [Points(count=points)])
+
+    assert [node.title for node in draw(pipeline, {}, {}).nodes.values()] == ["preprocess", "preprocess"]
+
+
 @pytest.mark.parametrize(
     ("workers", "cpus", "own"),
-    [(0, 1, 1), (1, 1, 0), (4, 4, 0), ((2, 4), 2, 0)],
+    [(0, 1, 1), (1, 1, 0), (4, 5, 0), ((2, 4), 3, 0)],
     ids=["in its own process", "one worker", "four", "elastic: the least"],
 )
 def test_a_training_takes_a_cpu_for_each_worker_or_for_itself(workers, cpus, own):
+    """And several workers one more, which loads their data: `check_workers` asks for as many."""
     assert resources_of({"workers": workers, "gpus": None}, spreads=True) == {"CPU": cpus, "GPU": 0, "own": own}
 
 
@@ -298,3 +325,62 @@ def test_a_step_takes_a_cpu_unless_others_do_its_work():
     """Ten trainings or forests at once would share two cores."""
     assert resources_of({}, number.spreads)["own"] == 1
     assert resources_of({}, evaluate.spreads)["own"] == 0
+
+
+class Thing:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        ({1, 2}, "set"),
+        (lambda: 1, "function"),
+        (Thing(), "Thing"),
+        (b"bytes", "bytes"),
+        (Path("a"), "PosixPath"),
+        (sys.__stdout__, "TextIOWrapper"),
+        (VoxNet, "type"),
+        ([{"of": {1}}], "set"),
+        (Pair({1}, 2), "set"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_parameter_that_no_plan_can_hold_is_refused_by_its_name(value, got):
+    with pytest.raises(UsageError) as caught:
+        draw(lambda: number(value), {}, {})
+
+    law = "What is kept is text, numbers, lists, dicts and dataclasses"
+    assert str(caught.value) == f"`value` of number: {law}, but got {got}. Make one of these of it."
+
+
+def test_a_parameter_that_utf_8_cannot_hold_is_refused_by_its_name():
+    with pytest.raises(UsageError, match="`value` of number: Text that is kept is UTF-8, but got"):
+        draw(lambda: number("\udcff"), {}, {})
+
+
+@pytest.mark.parametrize("seed", ["many", "1.5", None, [1]])
+def test_a_seed_that_is_no_number_is_refused(seed):
+    with pytest.raises(UsageError, match="--seed must be a whole number, but got "):
+        draw(lambda seed: number(1), {"seed": seed}, {})
+
+
+def test_a_seed_may_be_written_as_text():
+    assert draw(lambda seed: number(1), {"seed": "3"}, {}).seed == 3
+
+
+def unmarked(value: int) -> int:
+    return value
+
+
+marked = step(unmarked)
+
+
+def test_a_step_that_its_process_would_not_find_is_refused():
+    with pytest.raises(UsageError, match="found by the name of its function, but .*test_drawing.unmarked is no step"):
+        draw(lambda: marked(1), {}, {})
+
+
+def test_a_pipeline_that_calls_exit_is_refused_in_one_line():
+    with pytest.raises(RayfieldError, match=r"A pipeline ends by returning or raising, but called sys.exit\(3\)."):
+        draw(lambda: sys.exit(3), {}, {})

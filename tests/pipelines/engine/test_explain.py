@@ -63,6 +63,8 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         shutil.copy(ROOT / name, root / name)
     for module in (code, plans):
         monkeypatch.setattr(module, "ROOT", root)
+    outside = code._outside  # finds the toys where this process has imported them from
+    monkeypatch.setattr(code, "_outside", lambda name: next(filter(Path.is_file, code.paths_of(name)), outside(name)))
     yield root
     code._versions.cache_clear()
     keys.forget()
@@ -279,6 +281,13 @@ def test_the_command_says_it_in_a_line_and_as_json(toy, monkeypatch):
     assert plain.stderr == ""
     assert [row["action"] for row in rows] == ["keep", "keep", "keep", "run", "keep", "run", "keep", "run"]
     assert rows[3]["why"] == ["parameter value 1 -> 3"]
+
+
+def test_steps_are_named_by_the_beginning_of_their_titles_too(toy):
+    """As the five trainings of a cross-validation are."""
+    found = toy.reasons()
+
+    assert chosen(found, "learn point") == chosen(found, "learn pointnet") != []
 
 
 # Parts

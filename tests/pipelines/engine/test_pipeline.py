@@ -8,13 +8,16 @@ from typing import Literal
 
 import pytest
 
-from components.errors import UsageError
+from components.errors import RayfieldError, UsageError
+from components.families.pointnet import PointNet
 from components.families.voxnet import VoxNet
 from components.family import Family
 from components.ranges import Count
+from components.runtime.own import importing
 from components.source import Source
 from components.sources.folder import Folder
 from components.sources.furniture import Furniture
+from pipelines.classify import classify
 from pipelines.engine import pipeline
 from pipelines.engine.drawing import draw
 from pipelines.engine.pipeline import called, find, load, names, options, sketch, values
@@ -52,6 +55,9 @@ def plain(mode: Literal["a", "b"] = "a", rate: float = 0.5):
     pass
 
 
+FAMILIES = {"classify": "pointnet,{}", "embed": "{}"}
+
+
 def test_every_pipeline_that_ships_is_listed_and_sketched():
     for name in names():
         drawn = sketch(find(name))
@@ -73,7 +79,7 @@ def test_a_default_that_is_no_literal_is_shown_as_written(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(MINE.replace("@pipeline\ndef other", "def other"))
 
-    assert [p.default for p in sketch(path).parameters] == ["SIZE", "(1, 2)", "False"]
+    assert [p.default for p in sketch(path).parameters] == ["SIZE", "1,2", "False"]
 
 
 def test_a_file_without_a_pipeline_is_refused(tmp_path):
@@ -212,6 +218,35 @@ def test_every_pipeline_that_ships_refuses_no_trials(name):
         values(load(find(name)), {"trials": "-3"}, {})
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("family", ["gan", "gaussians", "tsne"])
+def test_a_family_of_another_kind_is_refused_while_the_plan_is_drawn_with_those_that_will_do(name, family):
+    with pytest.raises(UsageError) as caught:
+        values(load(find(name)), {"family": FAMILIES[name].format(family)}, {})
+
+    assert str(caught.value) == (
+        f"--family must be a classifier, but {family} is none. Pass convnet or pointnet or voxnet."
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_of_the_kind_that_is_asked_for_is_taken_by_its_name_or_its_path(name, tmp_path):
+    (tmp_path / "own.py").write_text("from components.families.voxnet import VoxNet\n\nclass Own(VoxNet): pass\n")
+    path = tmp_path / "own.py"
+    with importing(path):
+        found = values(load(find(name)), {"family": FAMILIES[name].format(path)}, {})["family"]
+
+    own = found[-1] if isinstance(found, tuple) else found
+    assert own.__name__ == "Own"
+    assert found == (PointNet, own) or found is own
+
+
+def test_a_family_that_is_named_twice_is_compared_once():
+    once, twice = (draw(classify, values(classify, {"family": text}, {}), {}) for text in ("voxnet", "voxnet, voxnet"))
+
+    assert list(once.nodes) == list(twice.nodes)
+
+
 def test_a_cross_validation_refuses_a_fold_that_it_would_not_use():
     with pytest.raises(UsageError, match="takes each fold in turn, but got --fold"):
         load(find("classify"))(source=Furniture(fold=3))
@@ -252,3 +287,40 @@ def test_quickstart_registers_ones_own_meshes_by_their_folders_name_or_by_the_on
     assert registered(source="furniture") == "register furniture"
     with pytest.raises(UsageError, match="A model's name is letters"):
         registered(name="a/b")
+
+
+@pytest.mark.parametrize("mark", ["@pipeline", "@pipeline()"])
+def test_a_pipeline_is_marked_with_or_without_parentheses(tmp_path, mark):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace("@pipeline\ndef other", f"{mark}\ndef other"))
+
+    assert sketch(path).doc.startswith("What it does.")
+    assert values(load(path), {"a": "3"}, {}) == {"a": 3}
+
+
+@pytest.mark.parametrize(("text", "words"), [("async def other", "is async"), ("    yield 1", "yields")])
+def test_a_pipeline_that_would_draw_nothing_is_refused(tmp_path, text, words):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace("def other" if "def" in text else "    pass", text))
+    assert sketch(path).name == "mine"
+
+    with pytest.raises(UsageError, match=f"A pipeline returns when its work is done, but .* {words}"):
+        load(path)
+
+
+@pytest.mark.parametrize("annotation", ["Sauce", "np.nothing", "3 +"])
+def test_an_annotation_that_names_nothing_is_refused(annotation):
+    def mine(a=1):
+        pass
+
+    mine.__annotations__["a"] = annotation
+    with pytest.raises(UsageError, match="Each annotation of a pipeline is a type that its file has, but 'mine' has"):
+        values(mine, {}, {})
+
+
+def test_a_file_that_calls_exit_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import sys\n" + MINE + "\nsys.exit(3)\n")
+
+    with pytest.raises(RayfieldError, match=r"Importing .*mine.py ends by .* but called sys.exit\(3\)."):
+        load(path)

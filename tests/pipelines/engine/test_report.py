@@ -17,7 +17,9 @@ from components.artifacts import at_least
 from pipelines.engine import runner as runner_module
 from pipelines.engine.context import png
 from pipelines.engine.report import HEAVIEST, WIDEST, data_uri, report, write_report
+from pipelines.engine.seeing import Step
 from pipelines.engine.store import Store
+from pipelines.engine.svg import graph
 from tests.pipelines.engine.recorded import change, held, recorded
 from tests.pipelines.engine.toys import broken, drawn, flaky, number, promoted, scored, talk, total, trained
 
@@ -95,6 +97,13 @@ def test_the_graph_has_a_node_for_every_step_and_an_edge_for_every_need(store):
 
     assert found.count("g", "node") == len(nodes) == 5
     assert found.count("path", "edge") == sum(len(node["needs"]) for node in nodes) == 2
+
+
+def test_the_graph_names_the_fold_of_a_step_however_long_its_title_is():
+    picture = graph([Step("k", "evaluate pointnet, fold 2 of 5", "components.steps.evaluate:evaluate", ())])
+
+    assert ">evaluate point… 2/5</text>" in picture
+    assert "<title>evaluate pointnet, fold 2 of 5: waiting</title>" in picture
 
 
 def test_every_link_leads_somewhere_on_the_page(store):
