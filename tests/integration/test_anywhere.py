@@ -34,7 +34,7 @@ def test_a_store_is_named_from_a_folder_with_a_space_and_nobody_has_a_home(tmp_p
     )
 
     assert (folder / "a store" / "mlflow.db").is_file()
-    assert {path.name for path in folder.iterdir()} == {"a store", "a.png", "shapes", "small.py", "__pycache__"}
+    assert {path.name for path in folder.iterdir()} == {"a store", "a.png", "shapes", "small.py"}
 
 
 @pytest.mark.parametrize("mask", [0o077, 0o002], ids=["for oneself", "for a group"])
