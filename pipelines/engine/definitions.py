@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -115,6 +115,13 @@ class Definition:
     def digest(self) -> str:
         """Of its own text, whatever it refers to."""
         return digest_of(" ".join(map(_said, self.tokens)))
+
+    @property
+    def rank(self) -> str:
+        """What it is sorted by among others: the same wherever the files lie that it imports when it runs."""
+        return digest_of(
+            " ".join(map(_said, (replace(t, module="") if isinstance(t, Ref) else t for t in self.tokens)))
+        )
 
 
 @dataclass(frozen=True)
@@ -531,12 +538,15 @@ class _Writer:
                 self._words(one.annotation)
 
     def _words(self, annotation: ast.AST | None) -> None:
-        """Refers to what annotations name in quotes: `get_type_hints` finds it."""
-        for node in ast.walk(annotation) if annotation else ():
-            with suppress(SyntaxError):
-                quoted = parsed(_text(node) or "None", mode="eval")
-                named = (one.id for one in ast.walk(quoted) if isinstance(one, ast.Name))
-                self.tokens += [Ref(name) for name in named if name in self.reader.known]
+        """Refers to what annotations name in quotes, as `get_type_hints` finds it; a Literal's quotes name nothing."""
+        if annotation is None or isinstance(annotation, ast.Subscript) and _last(annotation.value) == "Literal":
+            return
+        with suppress(SyntaxError):
+            quoted = parsed(_text(annotation) or "None", mode="eval")
+            named = (one.id for one in ast.walk(quoted) if isinstance(one, ast.Name))
+            self.tokens += [Ref(name) for name in named if name in self.reader.known]
+        for inner in ast.iter_child_nodes(annotation):
+            self._words(inner)
 
     def _comprehension(self, node: ast.AST) -> None:
         generators = node.generators  # type: ignore[attr-defined]

@@ -228,7 +228,7 @@ class _Walk:
         source = self.source(module)
         if source is None:
             return ""
-        names = sorted(source.definitions, key=lambda name: [one.digest for one in source.definitions[name]])
+        names = sorted(source.definitions, key=lambda name: [one.rank for one in source.definitions[name]])
         bound = (f"{name}:{self.reach(module, name)}" for name in sorted(source.bindings))
         return " ".join([*(f"{name}:#{self.number(module, name)}" for name in names), *bound])
 
@@ -278,7 +278,7 @@ class _Walk:
         Of one module in its order; the modules in an order of their own, for names are in no key.
         """
         groups = [(module, found) for module in self._imported_modules() if (found := list(self._does(module)))]
-        groups.sort(key=lambda group: ([one.digest for one in group[1]], group[0]))
+        groups.sort(key=lambda group: ([one.rank for one in group[1]], group[0]))
         return [(module, one) for module, found in groups for one in found]
 
     def _imported_modules(self) -> list[str]:

@@ -1220,6 +1220,18 @@ def step(x):
     return A, B
 """,
     ),
+    "a name in the quotes of a Literal": (
+        "a",
+        "stream = 1",
+        "stream = 2",
+        """
+== a
+from typing import Annotated, Literal
+stream = 1
+def step(x: Annotated[Literal['stream', 'other'] | None, 1]) -> Literal['stream']:
+    return x
+""",
+    ),
     "a name in quotes that is no annotation": (
         "a",
         "T = int",
