@@ -382,20 +382,27 @@ def largest(values: Tensor) -> Tensor:
 
 
 def names() -> list[str]:
-    """Every family: the files of components/families."""
+    """Every family: the files of components/families, whatever chapter's folder they lie in."""
+    return sorted(_modules())
+
+
+def _modules() -> dict[str, str]:
+    """Family -> its module."""
     import components.families as folder
 
-    return sorted(m.name for m in pkgutil.iter_modules(folder.__path__))
+    found = pkgutil.walk_packages(folder.__path__, f"{folder.__name__}.")
+    return {one.name.rpartition(".")[2]: one.name for one in found if not one.ispkg}
 
 
 def find(name: str) -> type[Family]:
     """The family whose file is called `name`; one's own is PATH.py, or PATH.py:Name where the file has several."""
     if WRITTEN.fullmatch(name):
         return class_in(name, Family, "family", "families")
-    if name not in names():
-        known = f"{nearest(name, names())} `rayfield families` lists all; your own is PATH.py."
+    modules = _modules()
+    if name not in modules:
+        known = f"{nearest(name, modules)} `rayfield families` lists all; your own is PATH.py."
         raise UsageError(f"No family {name!r}.{known}")
-    module = importlib.import_module(f"components.families.{name}")
+    module = importlib.import_module(modules[name])
     own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Family)]
     (family,) = [c for c in own if c.__module__ == module.__name__]
     return family
@@ -414,7 +421,7 @@ def called(name: str) -> type[Family]:
 
 def _name_of(cls: type[Family]) -> str:
     folder, _, stem = cls.__module__.rpartition(".")
-    return stem if folder == "components.families" else cls.__name__.lower()
+    return stem if folder.startswith("components.families") else cls.__name__.lower()
 
 
 def read_field(family: type[Family], name: str, text: str) -> Any:

@@ -208,7 +208,7 @@ def _ranked(contents: Iterable[str], fold: int, folds: int, val: float) -> dict[
 
 
 def names() -> list[str]:
-    """Every source: the files of components/sources."""
+    """Every source: the files of components/sources, and its folders, whose own is the file of their name."""
     import components.sources as folder
 
     return sorted(m.name for m in pkgutil.iter_modules(folder.__path__))
@@ -222,6 +222,8 @@ def kind_of(name: str) -> type[Source]:
         known = f"{nearest(name, names())} There are {', '.join(names())}; your own is PATH.py."
         raise UsageError(f"No source {name!r}.{known}")
     module = importlib.import_module(f"components.sources.{name}")
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{module.__name__}.{name}")
     own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Source)]
     (kind,) = [c for c in own if c.__module__ == module.__name__]
     return kind
