@@ -100,7 +100,7 @@ def written(folder: Path, checkpoint: Checkpoint, key: str) -> Path:
 
 def _code(folder: Path, checkpoint: Checkpoint) -> list[str]:
     """The files that load the model where there is no clone: those of its own classes, and what they import."""
-    copy_modules(["components.steps.served", *_modules(checkpoint)], folder)
+    copy_modules([f"{__package__}.served", *_modules(checkpoint)], folder)
     return [str(path) for path in sorted(folder.iterdir())]
 
 
