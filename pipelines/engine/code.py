@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
 
 from components.errors import UsageError
@@ -64,24 +64,39 @@ def paths_of(name: str) -> tuple[Path, Path]:
 
 def _outside(name: str) -> Path | None:
     """The file of a module elsewhere on Python's path, if it may be edited."""
-    spec = _found(name)
-    origin = Path(spec.origin) if spec and spec.has_location and spec.origin else None
-    return origin if origin and origin.suffix == ".py" and origin.is_file() else None
+    file, _ = _place(name)
+    return file if file and file.suffix == ".py" and file.is_file() else None
 
 
 def is_folder(name: str) -> bool:
     """Whether a package that may be edited has no file of its own."""
     if name.split(".")[0] in OURS:
         return paths_of(name)[1].parent.is_dir()
-    spec = _found(name)
-    return spec is not None and spec.origin is None and bool(spec.submodule_search_locations)
+    file, folders = _place(name)
+    return file is None and bool(folders)
 
 
-def _found(name: str) -> ModuleSpec | None:
-    spec = _top(name.split(".")[0])
-    for part in name.split(".")[1:]:
-        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations) if spec else None
-    return spec
+def _place(name: str) -> tuple[Path | None, list[Path]]:
+    """The file of a module elsewhere that may be edited, and a package's folders. Nothing above it is imported."""
+    top, *parts = name.split(".")
+    spec = _top(top)
+    file = Path(spec.origin) if spec and spec.has_location and spec.origin else None
+    folders = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
+    for part in parts:
+        file, folders = _inner(folders, part)
+    return file, folders
+
+
+def _inner(folders: Iterable[Path], name: str) -> tuple[Path | None, list[Path]]:
+    """What Python finds of a package in its folders: a package, a library, a module; else folders without a file."""
+    folders = list(folders)
+    for folder in folders:
+        if (package := folder / name / "__init__.py").is_file():
+            return package, [package.parent]
+        for suffix in (*EXTENSION_SUFFIXES, ".py"):
+            if (module := folder / f"{name}{suffix}").is_file():
+                return module, []
+    return None, [folder / name for folder in folders if (folder / name).is_dir()]
 
 
 @cache

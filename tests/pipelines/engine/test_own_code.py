@@ -101,8 +101,8 @@ def test_an_edit_changes_the_keys_of_what_uses_it_alone(
 
 
 PACKAGES = {
-    "a comment in a package without __init__.py": ("helpers/deep.py", "# words\n", set()),
-    "code in a package without __init__.py": ("helpers/deep.py", "def two():\n    return 3\n", {"weigh"}),
+    "a comment in a package without __init__.py": ("helpers/inner/deep.py", "# words\n", set()),
+    "code in a package without __init__.py": ("helpers/inner/deep.py", "def two():\n    return 3\n", {"weigh"}),
     "words for people": ("helpers/README.md", "# words\n", set()),
     "data in a package": ("helpers/words.txt", "words\n", {"weigh"}),
     "a file that is named like one of this project": ("setup.py", "THREE = 4\n", {"weigh"}),
@@ -112,11 +112,11 @@ PACKAGES = {
 @pytest.mark.parametrize("name", PACKAGES)
 def test_what_lies_in_packages_beside_a_pipeline_counts_as_far_as_it_is_used(request_, tmp_path, own_store, name):
     file, more, changed = PACKAGES[name]
-    files = {"helpers/deep.py": "def two():\n    return 2\n", "setup.py": "THREE = 3\n"}
+    files = {"helpers/inner/deep.py": "def two():\n    return 2\n", "setup.py": "THREE = 3\n"}
     for inner, text in files.items():
-        (tmp_path / "a" / inner).parent.mkdir(exist_ok=True)
+        (tmp_path / "a" / inner).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "a" / inner).write_text(text)
-    imports = "from helpers.deep import two\nfrom setup import THREE\n"
+    imports = "from helpers.inner.deep import two\nfrom setup import THREE\n"
     (tmp_path / "a" / "mine.py").write_text(imports + MINE.replace("return 1", "return two() + THREE"))
     store = Store(str(own_store))
     before = {node["title"]: node["key"] for node in drawn(request_, store)}
