@@ -14,9 +14,9 @@ from torch import nn
 from components.errors import UsageError
 from components.family import Family
 from components.representation import Representation
-from components.runtime.files import File
+from components.runtime.objects import File
 from components.source import ASIDE, Source
-from components.training import load_weights
+from components.training.learner import load_weights
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Checkpoint:
     diagnosis: tuple[str, ...] = ()
     """what the family says of its training curves"""
     seen: File | None = None
-    """the contents of the assets that it was trained and chosen on: JSON, see components/steps/seen.py"""
+    """the contents of the assets that it was trained and chosen on: JSON, see components/steps/registry/training_data.py"""
 
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode."""

@@ -30,14 +30,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.constraints import Count, Natural, NotNegative, Positive, Share
 from components.errors import UsageError, nearest
 from components.parameters import check_fields, read
-from components.pieces import gradients
-from components.ranges import Count, Natural, NotNegative, Positive, Share
 from components.representation import Representation
-from components.runtime.own import WRITTEN, class_in
-from components.space import Domain, loguniform
+from components.runtime.user_code import WRITTEN, class_in
+from components.search_space import Domain, loguniform
 from components.table import Rows
+from components.training.microbatch import gradients
 
 Batch = dict[str, Any]
 Picture = Any  # uint8 [H, W, 3], or a matplotlib Figure

@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from components.errors import UsageError, nearest
-from components.runtime.plain import is_utf8
+from components.runtime.serialization import is_utf8
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

@@ -16,9 +16,9 @@ from typing import Any, dataclass_transform
 
 from components.errors import DataError, UsageError, nearest
 from components.parameters import check_fields, read
-from components.runtime.own import WRITTEN, class_in
-from components.runtime.plain import is_utf8
-from components.runtime.secrets import redact
+from components.runtime.redaction import redact
+from components.runtime.serialization import is_utf8
+from components.runtime.user_code import WRITTEN, class_in
 
 SPLITS = ("train", "val", "test")
 ASIDE = {"aside": True}

@@ -308,7 +308,7 @@ class Printing:
         return source.rows()
 
     def key(self, *, of: Callable[..., Any] | None = None, **parts: Any) -> str:
-        from components.runtime.files import digest_of
+        from components.runtime.objects import digest_of
 
         return digest_of(repr(sorted(parts.items())).encode())
 

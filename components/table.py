@@ -19,7 +19,7 @@ from torch import Tensor
 
 from components.errors import DataError, UsageError
 from components.representation import Representation
-from components.runtime.files import File
+from components.runtime.objects import File
 from components.source import ASIDE, Source
 
 

@@ -1,9 +1,9 @@
 """One family's points 2, 5, 6 and 7: it learns, is tuned, registered and drawn. `rayfield certify` adds the others."""
 
 from components.artifacts import Gate
-from components.families.voxnet import VoxNet
+from components.constraints import Count
+from components.families.shapes.voxnet import VoxNet
 from components.family import Classifier, Family
-from components.ranges import Count
 from components.representations.descriptors import Descriptors
 from components.representations.features import Features
 from components.source import Source
@@ -13,8 +13,8 @@ from components.steps.preprocess import preprocess
 from components.steps.register import register
 from components.steps.train import train
 from components.steps.tune import tune
-from pipelines.engine.catalog import exemption
 from pipelines.engine.pipeline import pipeline
+from pipelines.zoo.catalog import exemption
 
 
 @pipeline

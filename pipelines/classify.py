@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Annotated
 
+from components.constraints import AtLeast, Count
 from components.errors import UsageError
 from components.family import Classifier
-from components.ranges import AtLeast, Count
 from components.representations.descriptors import Descriptors
 from components.source import Source
 from components.steps.evaluate import baseline, compare, evaluate

@@ -1,8 +1,8 @@
 """A map of the shapes: a trained network's features on a plane by t-SNE, with a search over perplexity."""
 
-from components.families.tsne import Tsne
+from components.constraints import Count
+from components.families.recap.tsne import Tsne
 from components.family import Classifier
-from components.ranges import Count
 from components.source import Source
 from components.steps.evaluate import evaluate
 from components.steps.predict import predict

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from components.artifacts import at_most
-from components.families.convnet import ConvNet
-from components.families.gan import Gan
-from components.ranges import Count
+from components.constraints import Count
+from components.families.generative.gan import Gan
+from components.families.recap.convnet import ConvNet
 from components.source import Source
 from components.steps.evaluate import evaluate
 from components.steps.preprocess import preprocess

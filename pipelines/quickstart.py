@@ -1,10 +1,10 @@
 """Real furniture to a registered model: two representations, two classifiers, the better one registered and mapped."""
 
 from components.artifacts import at_least, model_name
-from components.families.pointnet import PointNet
-from components.families.tsne import Tsne
-from components.families.voxnet import VoxNet
-from components.ranges import Count
+from components.constraints import Count
+from components.families.recap.tsne import Tsne
+from components.families.shapes.pointnet import PointNet
+from components.families.shapes.voxnet import VoxNet
 from components.representations.descriptors import Descriptors
 from components.source import Source
 from components.steps.evaluate import baseline, best_of, evaluate

@@ -1,8 +1,8 @@
 """Gaussian splatting of textured pieces from their rendered views, with a search over density control."""
 
 from components.artifacts import at_least
-from components.families.gaussians import Gaussians
-from components.ranges import Count
+from components.constraints import Count
+from components.families.splatting.gaussians import Gaussians
 from components.source import Source
 from components.steps.evaluate import evaluate
 from components.steps.preprocess import preprocess

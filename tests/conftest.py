@@ -61,7 +61,7 @@ def _is_near(host: str) -> bool:
 @pytest.fixture(scope="session")
 def ray_session(tracking: str) -> Iterator[None]:
     """A small Ray on this machine, set as the engine sets its own, that other processes may join."""
-    from pipelines.engine.executors import SETTINGS
+    from pipelines.engine.execution.executors import SETTINGS
     from tests.two_nodes import python
 
     for name, value in SETTINGS.items():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from components.families.pointnet import PointNet
-from components.families.voxnet import VoxNet
+from components.families.shapes.pointnet import PointNet
+from components.families.shapes.voxnet import VoxNet
 
 SIDES = {"flat": (1, 0.1, 1), "long": (0.15, 1, 0.15), "round": (1, 1, 1)}
 

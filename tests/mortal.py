@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from components.errors import DataError
-from components.families.voxnet import VoxNet
+from components.families.shapes.voxnet import VoxNet
 from components.family import Batch, State
 from components.step import Printing
-from components.training import World
+from components.training.learner import World
 from tests.meshes import small_voxnet
 
 

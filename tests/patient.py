@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 from torch import Tensor
 
 from components.artifacts import Checkpoint
-from components.families.voxnet import VoxNet
+from components.families.shapes.voxnet import VoxNet
 from components.family import Batch, State
-from components.mesh import Mesh
+from components.formats.mesh import Mesh
 from components.source import Asset
 from components.sources.folder import Folder
 from components.step import Context, step

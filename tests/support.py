@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from components.errors import UsageError
 from components.family import Family
-from components.mesh import Mesh
+from components.formats.mesh import Mesh
 from components.representation import Representation
 from components.source import Asset
 from components.table import Rows
-from components.training import Learner, World
+from components.training.learner import Learner, World
 
 CLASSES = 4
 

@@ -17,9 +17,9 @@ from torch.testing import assert_close
 
 from components.errors import DataError
 from components.family import Classifier, Family, find, names
-from components.pieces import may_cut
 from components.table import Rows
-from components.training import Learner, add, evaluate, measure, parameter_count, phases
+from components.training.learner import Learner, add, evaluate, measure, parameter_count, phases
+from components.training.microbatch import may_cut
 from tests.support import adapted, begin, doubled, learn_together, without_chance
 
 every_family = pytest.mark.parametrize("name", names())

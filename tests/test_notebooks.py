@@ -2,7 +2,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from pipelines.engine.code import ROOT
+from pipelines.engine.caching.modules import ROOT
 
 every_notebook = pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 

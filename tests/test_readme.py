@@ -10,10 +10,10 @@ from click import Context
 
 from components.family import names
 from components.sources.furniture import Furniture
-from pipelines.cli import main
+from pipelines.cli.main import main
 from pipelines.engine import pipeline
-from pipelines.engine.catalog import table
-from pipelines.engine.code import ROOT
+from pipelines.engine.caching.modules import ROOT
+from pipelines.zoo.catalog import table
 from tests.integration import test_readmes_commands
 from tests.readme import blocks, promises
 

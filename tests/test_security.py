@@ -13,20 +13,22 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from components import catalogue
 from components.errors import DataError
 from components.runtime import archives
 from components.runtime.archives import member_of_ar, read_member, tar_members, unxz
-from components.runtime.plain import decode
+from components.runtime.serialization import decode
 from components.sources.furniture import unpack
-from pipelines.cli import main
-from pipelines.engine.executors import SETTINGS
+from components.sources.sweethome3d import catalogue
+from pipelines.cli.main import main
+from pipelines.engine.execution.executors import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
     "components/runtime/compilation_cache.py": {"pickle"},  # machine code, in this user's own cache, as numba keeps its
-    "pipelines/engine/asking.py": {"cloudpickle"},  # tells Ray's pickler what to send by value: nothing of it is read
-    "components/steps/cluster.py": {"cloudpickle"},  # Ray's own, from worker to driver: nothing of it is stored
+    "pipelines/inference/predict.py": {
+        "cloudpickle"
+    },  # tells Ray's pickler what to send by value: nothing of it is read
+    "components/steps/ray_workers.py": {"cloudpickle"},  # Ray's own, from worker to driver: nothing of it is stored
     "components/metrics/extractors.py": {"torch.load"},  # a pinned package's file, and its tensors alone
 }
 RUNS_WHAT_IT_READS = {
@@ -120,7 +122,7 @@ def test_mlflow_is_told_to_load_no_pickle():
 
 
 @pytest.mark.parametrize(
-    "name", ["os:system", "subprocess:Popen", "components.runtime.files:keep", "components.steps.train:run_worker"]
+    "name", ["os:system", "subprocess:Popen", "components.runtime.objects:keep", "components.steps.train:run_worker"]
 )
 def test_a_manifest_makes_dataclasses_of_this_project_and_calls_nothing(name):
     with pytest.raises(DataError, match="A manifest may name"):
@@ -292,7 +294,9 @@ def test_nothing_listens_on_every_address_by_itself():
     """Neither a default nor a constant of the programs says so; what is written for containers does."""
     places = [p for p in project() if not name_of(p).startswith("infra")]
 
-    assert [name_of(path) for path in places if "0.0.0.0" in path.read_text()] == ["pipelines/engine/render.py"]
+    assert [name_of(path) for path in places if "0.0.0.0" in path.read_text()] == [
+        "pipelines/engine/cluster/kubernetes.py"
+    ]
 
 
 def test_nothing_turns_rays_tokens_off():

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engine.code import closure
+from pipelines.engine.caching.modules import closure
 
 ROOT = Path(__file__).resolve().parents[1]
 PURE = ("families", "layers", "kernels", "representations", "sources", "metrics", "decoders")
 ALLOWED_FAMILIES = {"mae": {"vit"}, "vilt": {"vit"}, "igan": {"gan"}, "pix2pixhd": {"pix2pix"}}
 KNOW_MLFLOW = {  # and what imports these
-    "pipelines/engine/tracking.py",
-    "pipelines/engine/doctor.py",
-    "components/steps/registry.py",  # the aliases and versions
-    "components/steps/upload.py",  # what a registered model is made of
-    "components/steps/served.py",
+    "pipelines/engine/monitoring/mlflow_sync.py",
+    "pipelines/doctor.py",
+    "components/steps/registry/versions.py",  # the aliases and versions
+    "components/steps/registry/packaging.py",  # what a registered model is made of
+    "components/steps/registry/served.py",
 }
 
 
@@ -125,7 +125,7 @@ def test_text_is_utf_8_whatever_the_locale():
     """But for what reads the same in every encoding: code.py's, a lock of ASCII."""
     found = [place for folder in ("components", "pipelines", "infra") for p in python(folder) for place in by_locale(p)]
 
-    assert [place for place in found if not place.startswith("pipelines/engine/code.py")] == []
+    assert [place for place in found if not place.startswith("pipelines/engine/caching/modules.py")] == []
 
 
 def by_locale(path: Path) -> Iterator[str]:

@@ -20,13 +20,13 @@ from typing import Any
 
 from numba.core.registry import CPUDispatcher
 
-from components.runtime.own import importing
-from pipelines.engine.code import ROOT
-from pipelines.engine.executors import Here
-from pipelines.engine.fingerprint import Root, is_in_no_key
-from pipelines.engine.plans import Request, drawn
-from pipelines.engine.runner import Runner
-from pipelines.engine.store import Store
+from components.runtime.user_code import importing
+from pipelines.engine.caching.fingerprint import Root, is_in_no_key
+from pipelines.engine.caching.modules import ROOT
+from pipelines.engine.execution.executors import Here
+from pipelines.engine.execution.scheduler_loop import Runner
+from pipelines.engine.graph.plan_cache import Request, drawn
+from pipelines.engine.store.store import Store
 
 COMPREHENSIONS = {"<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"}
 COMPONENTS = str(ROOT / "components") + "/"

@@ -47,7 +47,7 @@ def kernel_distance(x: ArrayLike, y: ArrayLike) -> Estimate:
     The distance over all pairs of [N, D] and [M, D], and its standard error by the delete-one jackknife.
 
     The error takes rows for independent; where several are views of one shape, leave out whole shapes instead
-    (`components.training.standard_error`). Costs N^2 D: use `blockwise_kernel_distance` beyond some thousands.
+    (`components.training.learner.standard_error`). Costs N^2 D: use `blockwise_kernel_distance` beyond some thousands.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     n, m = len(x), len(y)

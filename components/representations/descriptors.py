@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from components.constraints import Count
+from components.formats.mesh import Mesh
 from components.kernels.frames import box, upright
 from components.kernels.sampling import sample
-from components.mesh import Mesh
-from components.ranges import Count
 from components.representation import Column, Representation
 
 Floats = NDArray[np.float64]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from components.constraints import Natural
 from components.errors import UsageError
-from components.ranges import Natural
 from components.representation import Column, Representation
 
 

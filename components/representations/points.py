@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from components.constraints import Count
+from components.formats.mesh import Mesh
 from components.kernels.frames import box, reach, upright
 from components.kernels.neighbours import farthest
 from components.kernels.sampling import normals, sample
-from components.mesh import Mesh
-from components.ranges import Count
 from components.representation import Column, Representation
 
 UNITS = {

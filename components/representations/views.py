@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.constraints import Between, Count, Natural, Share
+from components.formats.mesh import Mesh
 from components.kernels.frames import box, reach, upright
 from components.kernels.raster import rasterize
 from components.kernels.sampling import interpolate, normals
-from components.mesh import Mesh
-from components.ranges import Between, Count, Natural, Share
+from components.kernels.srgb import product
 from components.representation import Column, Representation
-from components.srgb import product
 
 Floats = NDArray[np.float64]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from components.constraints import Count, Natural, NotNegative
 from components.errors import UsageError
+from components.formats.mesh import Mesh
 from components.kernels.frames import box, upright
 from components.kernels.voxels import solid, surface
-from components.mesh import Mesh
-from components.ranges import Count, Natural, NotNegative
 from components.representation import Column, Representation
 
 

@@ -24,8 +24,8 @@ from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
-from components.runtime.files import scratch_root
 from components.runtime.kernel_text import UnreadableError, text_of
+from components.runtime.objects import scratch_root
 
 SIZE = 16
 """bytes of a digest"""

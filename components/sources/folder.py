@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
-from components.decode import NO_FILE, READERS, decode, path_beside, read_file
-from components.decoders import glb, obj
-from components.decoders.shared import Resolve
+from components.constraints import AtLeast, Natural
 from components.errors import DataError
-from components.mesh import Mesh
-from components.ranges import AtLeast, Natural
-from components.runtime import files, places
-from components.runtime.plain import is_utf8
+from components.formats import glb, obj
+from components.formats.decode import NO_FILE, READERS, decode, path_beside, read_file
+from components.formats.mesh import Mesh
+from components.formats.shared import Resolve
+from components.runtime import filesystem, objects
+from components.runtime.serialization import is_utf8
 from components.source import Asset, Changed, Source, Unreadable, check_digest, split_by_hash
 
 VAL = 0.12
@@ -152,9 +152,11 @@ class Contents:
 
     def digest(self) -> str:
         """Of a file that names no other, the digest of its bytes."""
-        own = files.digest_of(self.data)
-        others = [f"{name} {'absent' if data is None else files.digest_of(data)}" for name, data in self.others.items()]
-        return files.digest_of("\n".join([own, *others]).encode()) if others else own
+        own = objects.digest_of(self.data)
+        others = [
+            f"{name} {'absent' if data is None else objects.digest_of(data)}" for name, data in self.others.items()
+        ]
+        return objects.digest_of("\n".join([own, *others]).encode()) if others else own
 
 
 def _shown(name: str) -> str:
@@ -164,12 +166,12 @@ def _shown(name: str) -> str:
 
 def _misnamed(shown: str) -> str:
     """The digest of a file whose name is not UTF-8: nothing of it is read."""
-    return files.digest_of(f"{shown}: not UTF-8".encode())
+    return objects.digest_of(f"{shown}: not UTF-8".encode())
 
 
 def _refused(path: Path, error: PermissionError) -> str:
     """The digest of a shape of which a file may not be read: not that of the shape, whatever it is."""
-    return files.digest_of(f"{_name(path, error)}: {errno.errorcode[error.errno or errno.EACCES]}".encode())
+    return objects.digest_of(f"{_name(path, error)}: {errno.errorcode[error.errno or errno.EACCES]}".encode())
 
 
 def _name(path: Path, error: PermissionError) -> str:
@@ -220,12 +222,12 @@ def _listing(folder: Path) -> dict[str, _Entry]:
 
 def _keep_listing(folder: Path, entries: dict[str, _Entry]) -> None:
     with suppress(OSError):  # of one who may only read the store: it saves time, and decides nothing
-        places.write_atomically(_listing_file(folder), json.dumps(entries).encode())
+        filesystem.write_atomically(_listing_file(folder), json.dumps(entries).encode())
 
 
 def _listing_file(folder: Path) -> Path:
-    store = files.scratch_root() if places.is_remote(files.root()) else Path(files.root())
-    return store / "listings" / f"{files.digest_of(os.fsencode(folder.resolve()))}.json"
+    store = objects.scratch_root() if filesystem.is_remote(objects.root()) else Path(objects.root())
+    return store / "listings" / f"{objects.digest_of(os.fsencode(folder.resolve()))}.json"
 
 
 def _is_current(entry: _Entry) -> bool:

@@ -18,14 +18,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
-from components import catalogue, packed
+from components.constraints import AtLeast, Natural
 from components.errors import DataError, UsageError
-from components.mesh import Mesh
-from components.ranges import AtLeast, Natural
-from components.resource import resource
-from components.runtime import files, places
+from components.formats.mesh import Mesh
+from components.runtime import filesystem, objects
 from components.runtime.archives import member_of_ar, tar_members, unxz
+from components.runtime.resource import resource
 from components.source import Asset, Source, check_digest, split_by_hash
+from components.sources.sweethome3d import catalogue, packed
 
 PACKAGE = "sweethome3d-furniture"
 VERSION = "1.8-1"
@@ -161,7 +161,7 @@ def library(root: str) -> Path:
             raise DataError(
                 f"--root is a folder with {PACKAGE}_{VERSION}_all.deb or its .sh3f files, but {root} has neither."
             )
-    store = files.scratch_root() if places.is_remote(files.root()) else Path(files.root())
+    store = objects.scratch_root() if filesystem.is_remote(objects.root()) else Path(objects.root())
     folder = store / "data" / f"{PACKAGE}_{VERSION}"
     if not all((folder / f"{name}.sh3f").is_file() for name in catalogue.LIBRARIES):
         unpack(checked(given.read_bytes() if root else download()), folder)
@@ -200,4 +200,4 @@ def unpack(package: bytes, folder: Path) -> None:
     """The .sh3f files of a .deb: an `ar` archive whose member data.tar.xz has them."""
     found = dict(tar_members(unxz(member_of_ar(package, "data.tar.xz")), ".sh3f"))
     for name, content in found.items():  # all of them are sound: none is written before that is known
-        places.write_atomically(folder / name, content)
+        filesystem.write_atomically(folder / name, content)

@@ -18,15 +18,15 @@ from components.errors import DataError, UsageError
 from components.family import Classifier, Goal
 from components.metrics.paired import difference, jackknife, surpasses
 from components.representations.descriptors import Descriptors
-from components.runtime.crash import point
-from components.runtime.files import File, digest_of, keep
-from components.runtime.plain import canonical
+from components.runtime.crash_points import point
+from components.runtime.objects import File, digest_of, keep
+from components.runtime.serialization import canonical
 from components.step import Context, step
-from components.steps.cluster import spread
-from components.steps.seen import seen
+from components.steps.ray_workers import spread
+from components.steps.registry.training_data import seen
 from components.table import Rows, Table
-from components.training import evaluate as measured
-from components.training import groups, joined, left_out
+from components.training.learner import evaluate as measured
+from components.training.learner import groups, joined, left_out
 
 GROUPS = 20  # parts of a split that the jackknife leaves out in turn
 SHOWN = 512  # rows of which figures are drawn

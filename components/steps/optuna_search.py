@@ -11,14 +11,14 @@ from typing import Any
 
 from components.errors import DataError, RayfieldError, UsageError
 from components.family import Family, Goal
-from components.runtime import files
-from components.runtime.files import Damaged
-from components.space import Choice, Integer, LogUniform
+from components.runtime import objects
+from components.runtime.objects import Damaged
+from components.search_space import Choice, Integer, LogUniform
 from components.step import Context
-from components.steps.cluster import keep_secrets_from_trials
+from components.steps.ray_workers import keep_secrets_from_trials
 from components.steps.stream import judged
 from components.table import Table
-from components.training import Learner, evaluate
+from components.training.learner import Learner, evaluate
 
 REPORTS = 8  # scores of a trial on its way, at which ASHA may stop it
 
@@ -30,10 +30,10 @@ def search(family: Family, table: Table, trials: int, context: Context) -> list[
     from ray.tune.search.optuna import OptunaSearch
 
     keep_secrets_from_trials()
-    store, goal = files.told(), family.goal
+    store, goal = objects.told(), family.goal
 
     def trainable(config: dict[str, Any]) -> None:
-        files.use(store)
+        objects.use(store)
         with context.working("trial"):
             climb(replace(family, **config))
 

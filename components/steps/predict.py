@@ -11,10 +11,10 @@ from components.artifacts import Checkpoint
 from components.errors import DataError
 from components.representations.features import Features
 from components.step import Context, step
-from components.steps.cluster import spread
 from components.steps.preprocess import write_rows
+from components.steps.ray_workers import spread
 from components.table import Rows, Set, Table
-from components.training import batches
+from components.training.learner import batches
 
 
 @step(aside=("on",), spreads=True, strict=True)

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 
 from components.errors import DataError
 from components.representation import Column, Representation
-from components.runtime.crash import point
-from components.runtime.files import File, keep
-from components.runtime.plain import readable
-from components.runtime.secrets import redact
+from components.runtime.crash_points import point
+from components.runtime.objects import File, keep
+from components.runtime.redaction import redact
+from components.runtime.serialization import readable
 from components.source import SPLITS, Asset, Changed, Source, Unreadable, chance, content_of, decoders
 from components.step import Context, step
-from components.steps.cluster import spread
+from components.steps.ray_workers import spread
 from components.table import Set, Table
 
 SHARD = 32  # assets, about

@@ -13,14 +13,15 @@ from typing import Any
 
 from components.artifacts import Checkpoint, Gate, Model, Scores
 from components.errors import UsageError
-from components.runtime.crash import point
-from components.runtime.files import File, keep
-from components.runtime.plain import decode, encode
-from components.runtime.secrets import redacted
+from components.runtime.crash_points import point
+from components.runtime.objects import File, keep
+from components.runtime.redaction import redacted
+from components.runtime.serialization import decode, encode
 from components.step import Context, step
-from components.steps.card import model_card
-from components.steps.judging import Champion, goal_of, judge, numbers, ruler
-from components.steps.registry import (
+from components.steps.registry.gate import Champion, goal_of, judge, numbers, ruler
+from components.steps.registry.model_card import model_card
+from components.steps.registry.packaging import uploaded
+from components.steps.registry.versions import (
     aliased,
     asked,
     back,
@@ -34,7 +35,6 @@ from components.steps.registry import (
     signed,
     version_of,
 )
-from components.steps.upload import uploaded
 
 OPEN = Gate()
 

@@ -25,14 +25,14 @@ import torch
 
 from components.errors import DataError, UsageError
 from components.family import Family
-from components.mapped import mapped
 from components.representation import Representation
-from components.runtime import places
+from components.runtime import filesystem
 from components.step import Context
-from components.steps.cluster import Workers, spread
 from components.steps.preprocess import Work, make, make_missing
+from components.steps.ray_workers import Workers, spread
 from components.table import Rows, Table
-from components.training import Learner, phase_at
+from components.training.learner import Learner, phase_at
+from components.training.memory_map import mapped
 
 SHARE = 0.25  # of the machine's memory that a training split may take
 GROWTH = 4.0  # what zstd takes off, about
@@ -82,7 +82,7 @@ def making(work: Work, workers: Workers, context: Context) -> Iterator[str]:
         except Exception as error:
             logging.getLogger(__name__).warning("no more shards are made ahead of the training: %s", error)
         finally:
-            places.write(over, b"")
+            filesystem.write(over, b"")
 
     thread = Thread(target=work_on, name="shards")
     thread.start()
@@ -161,7 +161,7 @@ class Feed:
         """Waits for a shard, while somebody may be making it."""
         began = time.monotonic()
         while self.over and self.context.recall(work.keys[place][0]) is None:
-            if places.read(self.over) is not None or time.monotonic() - began > PATIENCE:
+            if filesystem.read(self.over) is not None or time.monotonic() - began > PATIENCE:
                 self.over = ""
             else:
                 time.sleep(LOOK)

@@ -1,7 +1,7 @@
 """
 train: a family and a table to a checkpoint, on Ray Train.
 
-Every worker runs the loop of components.training on its rows of the global batches. Rank 0 writes checkpoints to the
+Every worker runs the loop of components.training.learner on its rows of the global batches. Rank 0 writes checkpoints to the
 step's scratch as its clock tells it, so that a killed training loses no more than one interval; it keeps the latest
 weights that are as good as the best on the validation split, within its standard error.
 """
@@ -21,18 +21,18 @@ from torch import Tensor
 from components.artifacts import Checkpoint
 from components.errors import DataError, UsageError
 from components.family import Family
-from components.runtime import files
-from components.runtime.crash import point
-from components.runtime.files import keep
+from components.runtime import objects
+from components.runtime.crash_points import point
+from components.runtime.objects import keep
 from components.step import Context, step
 from components.steps import stream
-from components.steps.checkpoints import Checkpoints
-from components.steps.cluster import Workers, check_workers, on_workers
 from components.steps.preprocess import Streamed, Work
-from components.steps.seen import seen
+from components.steps.ray_workers import Workers, check_workers, on_workers
+from components.steps.registry.training_data import seen
 from components.steps.stream import Feed
 from components.table import Rows, Table
-from components.training import Clock, Learner, World, evaluate, groups, joined, parameter_count, standard_error
+from components.training.checkpoint import Checkpoints
+from components.training.learner import Clock, Learner, World, evaluate, groups, joined, parameter_count, standard_error
 
 SAVE = 30.0  # seconds between checkpoints
 VALIDATIONS = 10  # times that the validation split is scored on the way
@@ -96,7 +96,7 @@ def run_worker(config: Mapping[str, Any]) -> Checkpoint:
     from ray.train import get_context
     from ray.train.torch import get_device
 
-    files.use(config["store"])
+    objects.use(config["store"])
     task: Training = config["task"]
     with task.context.working(f"worker {get_context().get_world_rank()}", config["gpus"]):
         return task.run(get_device())

@@ -15,20 +15,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+from components.constraints import Count
 from components.errors import DataError, RayfieldError, UsageError
 from components.family import Family, Goal
 from components.metrics.paired import jackknife, paired_error
-from components.ranges import Count
-from components.runtime import files
-from components.runtime.crash import point
+from components.runtime import objects
+from components.runtime.crash_points import point
 from components.source import chance
 from components.step import Context, step
-from components.steps.cluster import keep_secrets_from_trials
 from components.steps.optuna_search import own_errors
 from components.steps.optuna_search import search as long_search
+from components.steps.ray_workers import keep_secrets_from_trials
 from components.steps.stream import judged
 from components.table import Rows, Table
-from components.training import Learner, evaluate, groups, joined, left_out
+from components.training.learner import Learner, evaluate, groups, joined, left_out
 
 FINALISTS = 3  # trials that are compared to the end, trial 0 among them
 SHORT = 5  # a first training has one in so many of the family's updates
@@ -346,10 +346,10 @@ def _on_tune(wanted: Mapping[Any, TrialRun], name: str, table: Table, context: C
     from ray import tune as ray_tune
 
     keep_secrets_from_trials()
-    store, places = files.told(), list(wanted)
+    store, places = objects.told(), list(wanted)
 
     def trainable(config: dict[str, Any]) -> None:
-        files.use(store)
+        objects.use(store)
         training = wanted[places[config["place"]]]
         with context.working(training.name):
             scores = training.run(table, context).scores

@@ -27,10 +27,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from components import packed
-from components.catalogue import Piece, open_piece, pieces
+from components.formats.mesh import Mesh
 from components.kernels import sampling
-from components.mesh import Mesh
+from components.sources.sweethome3d import packed
+from components.sources.sweethome3d.catalogue import Piece, open_piece, pieces
 
 DATA = Path(__file__).parents[2] / "components" / "sources" / "data"
 FACES = 2000

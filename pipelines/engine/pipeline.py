@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from components.errors import UsageError, nearest, no_exit
-from components.runtime.own import loaded
+from components.runtime.user_code import loaded
 from components.step import check_function
-from pipelines.engine.code import ROOT
-from pipelines.engine.kinds import FAMILY, is_kind
+from pipelines.engine.caching.modules import ROOT
+from pipelines.engine.graph.kinds import FAMILY, is_kind
 
 
 def pipeline(function: Callable[..., None] | None = None) -> Any:
@@ -163,7 +163,7 @@ def _unknown(function: Callable[..., None], name: str) -> UsageError:
 
 def _no_secrets(given: Mapping[str, str], hints: Mapping[str, Any]) -> None:
     """Refuses a secret on the command line: parameters are written down, in plans and in manifests."""
-    from components.runtime.secrets import is_secret, redact
+    from components.runtime.redaction import is_secret, redact
 
     for name, text in given.items():
         if (is_secret(name) and hints.get(name, str) is str) or redact(text) != text:

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from components import catalogue
-from components.decode import decode
+from components.formats.decode import decode
 from components.sources.furniture import Furniture, library
+from components.sources.sweethome3d import catalogue
 
 ROUNDS = 40
 

@@ -23,12 +23,12 @@ import point_cloud_utils
 import trimesh
 from scipy import ndimage
 
+from components.formats.mesh import Mesh
 from components.kernels.frames import box
 from components.kernels.neighbours import farthest
 from components.kernels.raster import rasterize
 from components.kernels.sampling import normals, sample
 from components.kernels.voxels import closed, fill, solid, surface
-from components.mesh import Mesh
 from components.representations.views import directions, look_at
 
 POINTS = 8192

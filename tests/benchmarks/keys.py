@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from pipelines.engine import code, definitions, fingerprint, keys, pipeline
-from pipelines.engine.definitions import digest_of
-from pipelines.engine.fingerprint import Root
-from pipelines.engine.plans import Request, drawn, remembered
-from pipelines.engine.store import Store
+from pipelines.engine import pipeline
+from pipelines.engine.caching import cache_key, definitions, fingerprint
+from pipelines.engine.caching import modules as code
+from pipelines.engine.caching.definitions import digest_of
+from pipelines.engine.caching.fingerprint import Root
+from pipelines.engine.graph.plan_cache import Request, drawn, remembered
+from pipelines.engine.store.store import Store
 
 FIRST = "31ef678"
 MOVED = ("places", "files", "plain", "secrets", "archives", "crash", "figures")
@@ -60,14 +62,14 @@ def planned(name: str, folder: Path) -> list[float]:
     request, store = Request(pipeline.find(name), {}, {}, {}), Store(str(folder / name))
     drawn(request, store)  # what the pipeline imports is imported, what it lists is listed
     definitions.read.cache_clear()
-    spent, real = [], keys.fingerprint
+    spent, real = [], cache_key.fingerprint
 
     def timed(*arguments: Any) -> Any:
         cpu, found = seconds(lambda: real(*arguments))
         spent.append(cpu)
         return found
 
-    with patch.object(keys, "fingerprint", timed):
+    with patch.object(cache_key, "fingerprint", timed):
         whole, nodes = seconds(lambda: drawn(request, store))
     again, _ = seconds(lambda: remembered(request, store))
     return [len(nodes), sum(spent), whole, again]

@@ -31,7 +31,7 @@ def trivial(steps: int = 20):
 """
 BY_HAND = """
 import sys
-from pipelines.engine.executors import connect
+from pipelines.engine.execution.executors import connect
 connect()
 import ray
 
@@ -43,7 +43,7 @@ last = 0
 for number in range(int(sys.argv[1])):
     last = ray.get(add.remote(number, last))
 """
-IMPORTS = "from components.steps.registry import client; client()"
+IMPORTS = "from components.steps.registry.versions import client; client()"
 TARGETS = "targets: 0.050 a step, 0.9 for the first run apart from what Ray and MLflow take to start, 0.4 all cached"
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from unittest.mock import patch
 
 from components.source import Asset, Source
-from pipelines.engine.drawing import Graph, draw
-from pipelines.engine.explain import Reasons
-from pipelines.engine.forecast import forecast
-from pipelines.engine.plans import Request, drawn, remembered, statuses
-from pipelines.engine.store import Store
+from pipelines.engine.caching.invalidation import Reasons
+from pipelines.engine.graph.dry_run import forecast
+from pipelines.engine.graph.plan_cache import Request, drawn, remembered, statuses
+from pipelines.engine.graph.tracing import Graph, draw
+from pipelines.engine.store.store import Store
 
 COUNTS = (500, 1000, 2000, 5000)
 SCENES = '''
@@ -79,7 +79,7 @@ def measure(count: int, folder: Path) -> dict[str, float]:
     def draw_timed(*args: Any) -> Graph:
         return timed(drawing, "drawing", lambda: draw(*args))
 
-    with patch("pipelines.engine.drawing.draw", draw_timed), patch("os.fsync"):
+    with patch("pipelines.engine.graph.tracing.draw", draw_timed), patch("os.fsync"):
         nodes = timed(found, "plan written", lambda: drawn(request, store))
         found = {**drawing, "plan written": found["plan written"] - drawing["drawing"]}
         manifests = timed(found, "nothing made", lambda: statuses(nodes, store))

@@ -16,8 +16,8 @@ from components.representations.voxels import Voxels
 from components.source import Asset, Source
 from components.sources.furniture import Furniture
 from components.step import Printing
-from components.steps.cluster import spread
 from components.steps.preprocess import Job, make, shards
+from components.steps.ray_workers import spread
 from tests.benchmarks.processes import Sampler
 
 WORK = (Points(count=8192, normals=True), Voxels(resolution=64))

@@ -17,11 +17,11 @@ from contextlib import suppress
 from typing import Any
 
 from pipelines.engine import pipeline
-from pipelines.engine.executors import connect
-from pipelines.engine.plans import Request, drawn
-from pipelines.engine.state import put_back
-from pipelines.engine.store import Store
-from pipelines.engine.work import keyed
+from pipelines.engine.execution.executors import connect
+from pipelines.engine.execution.process_state import put_back
+from pipelines.engine.execution.task import keyed
+from pipelines.engine.graph.plan_cache import Request, drawn
+from pipelines.engine.store.store import Store
 from tests.benchmarks.processes import Sampler
 from tests.benchmarks.trivial import add
 

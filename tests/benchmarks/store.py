@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from components.runtime import places
-from components.runtime.files import digest_of, keep
-from components.runtime.plain import encode
-from pipelines.engine.gc import Keeping, collect
-from pipelines.engine.store import Store, owner
+from components.runtime import filesystem
+from components.runtime.objects import digest_of, keep
+from components.runtime.serialization import encode
+from pipelines.engine.store.garbage_collection import Keeping, collect
+from pipelines.engine.store.store import Store, owner
 
 SIZES = (1000, 2000, 5000, 10000)
 PROBES = 500
@@ -50,8 +50,8 @@ def put(store: Store, n: int) -> None:
 
 def plain(address: str, n: int) -> None:
     """What a loop without a store would do: the same two files, under their names."""
-    if places.is_remote(address):
-        system, path = places._system(f"{address}/plain/{n}")
+    if filesystem.is_remote(address):
+        system, path = filesystem._system(f"{address}/plain/{n}")
         system.pipe_file(path, data(n))
         system.pipe_file(f"{path}.json", b"{}" * 100)
     else:

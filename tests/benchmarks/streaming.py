@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from components.families.voxnet import VoxNet
-from components.runtime import files
+from components.families.shapes.voxnet import VoxNet
+from components.runtime import objects
 from components.steps.preprocess import preprocess
 from components.steps.train import train
-from pipelines.engine.context import Running
-from pipelines.engine.executors import connect
-from pipelines.engine.store import Store
+from pipelines.engine.execution.context import Running
+from pipelines.engine.execution.executors import connect
+from pipelines.engine.store.store import Store
 from tests.benchmarks.preprocessing import Repeated
 
 
@@ -53,7 +53,7 @@ def seconds(run: Callable[..., None], *told: object) -> float:
 def fresh() -> Store:
     """A store with nothing in it."""
     store = Store(tempfile.mkdtemp(prefix="bench-"))
-    files.use(store.address)
+    objects.use(store.address)
     return store
 
 

@@ -24,7 +24,7 @@ from components.step import Printing
 from components.steps.preprocess import preprocess
 from components.steps.train import Log, train
 from components.table import Rows, Table
-from components.training import Learner, batch_index
+from components.training.learner import Learner, batch_index
 
 
 class Stamps(Printing):

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from components.errors import UsageError
-from components.families.pointnet import PointNet
-from components.families.voxnet import VoxNet
+from components.families.shapes.pointnet import PointNet
+from components.families.shapes.voxnet import VoxNet
 from components.family import Goal, find, largest, names, overriding, read_field
 from components.table import Rows
 
@@ -164,7 +164,7 @@ def test_a_number_is_better_than_no_number(direction, one, other, better):
 
 
 def test_a_family_without_features_says_which_have_some():
-    from components.families.gan import Gan
+    from components.families.generative.gan import Gan
 
     with pytest.raises(UsageError, match="gan has no features: choose a family that has"):
         Gan.tiny().features(torch.nn.Identity(), {})

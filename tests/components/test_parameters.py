@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import pytest
 
+from components.constraints import Above, AtLeast, Between, Count
 from components.errors import UsageError
 from components.parameters import check, read
-from components.ranges import Above, AtLeast, Between, Count
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from components import packed, resource
-from components.catalogue import LIBRARIES
-from components.decode import decode
 from components.errors import DataError, UsageError
+from components.formats.decode import decode
+from components.runtime import resource
 from components.source import Asset, Changed, Source, chance, decoders, digest_of, find, names, split_by_hash
 from components.sources.folder import Folder
 from components.sources.furniture import Furniture
+from components.sources.sweethome3d import packed
+from components.sources.sweethome3d.catalogue import LIBRARIES
 from tests.meshes import shape, write_shapes
 
 

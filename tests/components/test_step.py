@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
+from components.constraints import Count
 from components.errors import DataError, UsageError
-from components.ranges import Count
 from components.step import Context, Handle, Printing, Step, current_drawing, step
 
 

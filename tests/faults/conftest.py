@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.engine.store import Store
+from pipelines.engine.store.store import Store
 from tests.faults.drivers import WHOLE, drive, ended, start, warm
 from tests.meshes import write_shapes
 

@@ -64,33 +64,33 @@ def ended(process: Any, seconds: float = 300.0) -> int:
 def drive(folder: str, number: int, words: list[str], settings: Mapping[str, str]) -> None:
     """Runs the command line as driver `number` of a case, until it ends or is killed."""
     place = _settle(folder, number, settings)
-    from components.runtime import crash
-    from pipelines.cli import main
+    from components.runtime import crash_points
+    from pipelines.cli.main import main
 
     watch(place, number)
     try:
         main([*words, "--store", str(place / "store"), "--json"], standalone_mode=True)
     finally:
-        (place / f"points-{number}").write_text(str(crash._met["*"]))
+        (place / f"points-{number}").write_text(str(crash_points._met["*"]))
 
 
 def alone(folder: str, number: int, words: list[str], settings: Mapping[str, str]) -> None:
     """The same without MLflow and in this process: for steps of which nothing is to be logged."""
-    from pipelines.engine import running
-    from pipelines.engine.executors import Here
+    from pipelines.engine.execution import driver
+    from pipelines.engine.execution.executors import Here
 
-    running.OnRay = Here
+    driver.OnRay = Here
     on_ray(folder, number, words, settings)
 
 
 def on_ray(folder: str, number: int, words: list[str], settings: Mapping[str, str]) -> None:
     """A driver whose steps run on Ray: on the cluster of RAY_ADDRESS, or on one of its own."""
     place = _settle(folder, number, settings)
-    from pipelines.cli import main
-    from pipelines.engine import running
+    from pipelines.cli.main import main
+    from pipelines.engine.execution import driver
 
-    running.Tracker.start = lambda self: None
-    running.Tracker.finish = lambda self: ""
+    driver.Tracker.start = lambda self: None
+    driver.Tracker.finish = lambda self: ""
     time.sleep(max(0.0, float(settings.get("FAULTS_BEGIN", 0)) - time.time()))
     main([*words, "--store", str(place / "store"), "--json"], standalone_mode=True)
 
@@ -113,10 +113,10 @@ def watch(place: Path, number: int) -> None:
     """Has this process write down what it does, and do by itself what Ray would do elsewhere."""
     from mlflow import MlflowClient
 
-    from components import training
     from components.steps import train, tune
-    from pipelines.engine import context, running
-    from pipelines.engine.executors import Here
+    from components.training import learner as training
+    from pipelines.engine.execution import context, driver
+    from pipelines.engine.execution.executors import Here
 
     def note(name: str, word: object) -> None:
         with (place / f"{name}-{number}").open("a") as stream:
@@ -160,7 +160,7 @@ def watch(place: Path, number: int) -> None:
             climb.run(table, own)
         return {}
 
-    running.OnRay = Noting
+    driver.OnRay = Noting
     train.Clock = Every
     training.Learner.update = counted
     train.Training._loop = trained

@@ -4,7 +4,7 @@ Steps that make files and join them.
 They import nothing of the faulty bucket: what a step changes in the modules that it has is put back when it ends.
 """
 
-from components.runtime.files import File, keep
+from components.runtime.objects import File, keep
 from components.step import step
 from pipelines.engine.pipeline import pipeline
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from components.artifacts import Checkpoint
 from components.errors import DataError
-from components.families.voxnet import VoxNet
+from components.families.shapes.voxnet import VoxNet
 from components.family import Batch, State
 from components.representation import Column, Representation
 from components.source import Asset, Source, Unreadable
 from components.step import Context, step
-from components.steps.cluster import spread
 from components.steps.optuna_search import search
+from components.steps.ray_workers import spread
 from components.steps.train import train
 from components.steps.tune import TrialRun, TrialScore, _on_tune
 from components.table import Table

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from components.runtime.crash import point
+from components.runtime.crash_points import point
 from components.step import step
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.runtime.files import where
+from components.runtime.objects import where
 from tests.faults.conftest import Case
 from tests.faults.drivers import EVERY, ROOT
 

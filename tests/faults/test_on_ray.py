@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.engine.left import INTERRUPTED
-from pipelines.engine.store import Store
-from pipelines.engine.tracking import ledger_lines
+from pipelines.engine.monitoring.mlflow_sync import ledger_lines
+from pipelines.engine.store.orphans import INTERRUPTED
+from pipelines.engine.store.store import Store
 from tests.faults.drivers import ended, on_ray, start
 
 STEPS = 4

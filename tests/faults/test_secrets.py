@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner
 
 from components.steps.preprocess import preprocess
-from pipelines.cli import FOLDER, main
-from pipelines.engine import running
-from pipelines.engine.executors import Here
+from pipelines.cli.main import FOLDER, main
+from pipelines.engine.execution import driver
+from pipelines.engine.execution.executors import Here
 from tests.faults.leaks import ADDRESS, HOLDING, IN_AN_ADDRESS, NEVER, OWN, PLANTED, Guarded, Letters
 from tests.meshes import write_shapes
 from tests.two_nodes import python
@@ -103,7 +103,7 @@ def searched(folder: Path, output: str) -> dict[str, set[str]]:
 
 def test_no_secret_is_ever_written(leaky, own_store, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(running, "OnRay", Here)
+    monkeypatch.setattr(driver, "OnRay", Here)
     result = CliRunner().invoke(main, ["run", leaky])
 
     lines = (result.stdout + result.stderr).splitlines()
@@ -228,7 +228,7 @@ def test_a_secret_on_the_command_line_is_refused_before_it_is_written(leaky, own
 
 
 def test_a_number_of_tokens_is_no_secret(leaky, monkeypatch):
-    monkeypatch.setattr(running, "OnRay", Here)
+    monkeypatch.setattr(driver, "OnRay", Here)
 
     assert CliRunner().invoke(main, ["run", leaky, "--max_tokens", "8", "--dry-run"]).exit_code == 0
 

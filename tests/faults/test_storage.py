@@ -10,15 +10,16 @@ import fsspec
 import pytest
 
 from components.errors import RayfieldError
-from components.runtime import files, places
-from components.runtime.files import Damaged, File, keep
-from components.runtime.plain import decode, encode
-from pipelines.engine import store as store_module
-from pipelines.engine.drawing import draw
-from pipelines.engine.executors import Here
-from pipelines.engine.runner import Outcome, Runner
-from pipelines.engine.store import Store
-from pipelines.engine.tracking import ledger_lines
+from components.runtime import filesystem
+from components.runtime import objects as files
+from components.runtime.objects import Damaged, File, keep
+from components.runtime.serialization import decode, encode
+from pipelines.engine.execution.executors import Here
+from pipelines.engine.execution.scheduler_loop import Outcome, Runner
+from pipelines.engine.graph.tracing import draw
+from pipelines.engine.monitoring.mlflow_sync import ledger_lines
+from pipelines.engine.store import store as store_module
+from pipelines.engine.store.store import Store
 from tests.faults.faulty import Faulty
 from tests.faults.joining import EXPECTED, together
 
@@ -31,12 +32,12 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store whose waiting costs nothing."""
     fsspec.register_implementation("faulty", Faulty, clobber=True)
     Faulty.clear()
-    monkeypatch.setattr(places, "sleep", lambda seconds: None)
+    monkeypatch.setattr(filesystem, "sleep", lambda seconds: None)
     monkeypatch.setenv("RAYFIELD_STORE", ADDRESS)
-    places.creates_once.cache_clear()
+    filesystem.creates_once.cache_clear()
     anew()
     store = Store(ADDRESS)
-    assert places.creates_once(ADDRESS)
+    assert filesystem.creates_once(ADDRESS)
     return store
 
 
@@ -115,20 +116,20 @@ def test_a_lease_is_had_by_one_whatever_becomes_of_the_first_try(bucket, fault):
 
 
 def test_a_server_that_stays_away_is_given_up_in_one_line(bucket):
-    with Faulty.weather(0, 1.0), pytest.raises(places.Unreachable, match="faulty://bucket must answer, but after"):
+    with Faulty.weather(0, 1.0), pytest.raises(filesystem.Unreachable, match="faulty://bucket must answer, but after"):
         while True:
             bucket.write("plans/a.json", WORDS)
 
 
 def test_a_server_that_never_answered_is_given_up_soon(bucket, monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr(places, "sleep", waits.append)
-    monkeypatch.setattr(places, "_answered", set())
+    monkeypatch.setattr(filesystem, "sleep", waits.append)
+    monkeypatch.setattr(filesystem, "_answered", set())
     for known, low, high in ((False, 2, 15), (True, 60, 130)):
         waits.clear()
         if known:
             bucket.read("nothing")
-        with Faulty.weather(0, 1.0), pytest.raises(places.Unreachable):
+        with Faulty.weather(0, 1.0), pytest.raises(filesystem.Unreachable):
             Faulty.script += ["error"] * 100
             bucket.read("nothing")
         Faulty.script.clear()
@@ -211,7 +212,7 @@ def test_a_run_under_faults_ends_right_or_says_so_and_the_next_ends_right(bucket
 
 
 def objects(store: Store) -> list[str]:
-    return [entry.name for entry in places.walk(f"{store.address}/objects")]
+    return [entry.name for entry in filesystem.walk(f"{store.address}/objects")]
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])
@@ -219,8 +220,8 @@ def test_whatever_object_is_damaged_is_said_set_aside_and_made_anew(bucket, dama
     assert run(bucket, "first").ok
     for name in objects(bucket):
         address, digest = f"{ADDRESS}/objects/{name}", name.rpartition("/")[2]
-        whole = places.read(address)
-        places.write(address, b"damaged") if damage == "changed" else places.delete(address)
+        whole = filesystem.read(address)
+        filesystem.write(address, b"damaged") if damage == "changed" else filesystem.delete(address)
         anew()
         with pytest.raises(Damaged, match=f"{digest}.*Run the pipeline again to make it anew"):
             File("it", digest, 1).read()
@@ -228,7 +229,7 @@ def test_whatever_object_is_damaged_is_said_set_aside_and_made_anew(bucket, dama
 
         anew()
         assert run(bucket, f"after {digest}").ok
-        assert places.read(address) == whole
+        assert filesystem.read(address) == whole
         assert result(bucket) == EXPECTED
 
 
@@ -236,7 +237,7 @@ def test_a_step_that_meets_a_damaged_input_has_it_made_anew_in_the_same_run(buck
     first = nodes()
     assert Runner(bucket, "inputs", first[:-1], Here)().ok
     file = decode(bucket.manifest(first[2]["key"])["result"])
-    places.write(f"{ADDRESS}/{files.where(file.digest)}", b"damaged")
+    filesystem.write(f"{ADDRESS}/{files.where(file.digest)}", b"damaged")
     anew()
 
     assert run(bucket, "meets it").ok

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.engine.store import Store
+from pipelines.engine.store.store import Store
 from tests.faults.drivers import alone, ended, start
 
 DRIVERS = 8

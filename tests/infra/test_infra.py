@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.engine.render import USER
+from pipelines.engine.cluster.kubernetes import USER
 
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
@@ -135,7 +135,7 @@ def test_the_commands_of_our_own_services_exist():
     from mlflow.cli import cli as mlflow
     from ray.scripts.scripts import cli as ray
 
-    from pipelines.cli import main
+    from pipelines.cli.main import main
 
     assert services()["scheduler"]["command"] == ["rayfield", "scheduler"]
     assert "scheduler" in main.list_commands(None)
@@ -188,7 +188,7 @@ def test_systemd_takes_the_unit(tmp_path):
 
 def test_the_unit_interrupts_the_scheduler_first_and_gives_its_runs_time():
     """The scheduler itself waits for its runs a minute: systemd waits longer."""
-    from pipelines.engine.scheduler import PATIENCE
+    from pipelines.engine.scheduling.daemon import PATIENCE
 
     settings = dict(line.split("=", 1) for line in unit().splitlines() if re.match(r"[A-Z]\w+=", line))
 

@@ -18,7 +18,7 @@ PIPELINE = '''
 """Möbel, klein: every step that has workers."""
 
 from components.artifacts import at_least
-from components.families.voxnet import VoxNet
+from components.families.shapes.voxnet import VoxNet
 from components.source import Source
 from components.steps.evaluate import evaluate
 from components.steps.preprocess import preprocess

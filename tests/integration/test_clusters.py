@@ -18,13 +18,13 @@ import pytest
 from safetensors.torch import load as load_tensors
 from torch.testing import assert_close
 
-from components.runtime import files
-from components.runtime.plain import decode
+from components.runtime import objects
+from components.runtime.serialization import decode
 from components.sources.folder import Folder
 from components.steps.preprocess import preprocess
 from components.steps.train import train
-from pipelines.engine.context import events
-from pipelines.engine.store import Store
+from pipelines.engine.execution.context import events
+from pipelines.engine.store.store import Store
 from tests.meshes import small_voxnet, write_shapes
 from tests.patient import steady
 from tests.two_nodes import python
@@ -381,7 +381,7 @@ def test_an_elastic_training_goes_on_with_what_a_lost_node_leaves(terminal):
 
 def assert_same_as_alone(terminal: Terminal, steps: int) -> None:
     """That the only run's training has the weights of one in a single process."""
-    files.use(terminal.store.address)
+    objects.use(terminal.store.address)
     there, here = made(terminal, "patient"), train(steady(steps), made(terminal, "unhurried"), workers=0)
     assert_close(load_tensors(there.weights.read()), load_tensors(here.weights.read()), rtol=1e-4, atol=1e-5)
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from components.artifacts import Checkpoint
 from components.errors import DataError
-from components.families.voxnet import VoxNet
+from components.families.shapes.voxnet import VoxNet
 from components.family import Family
 from components.sources.folder import Folder
 from components.steps import train as module

@@ -6,11 +6,11 @@ import os
 import time
 from pathlib import Path
 
-from components.steps.cluster import spread
-from pipelines.engine.context import Running
-from pipelines.engine.logs import read
-from pipelines.engine.spending import spent
-from pipelines.engine.store import Store
+from components.steps.ray_workers import spread
+from pipelines.engine.execution.context import Running
+from pipelines.engine.execution.usage import spent
+from pipelines.engine.monitoring.logs import read
+from pipelines.engine.store.store import Store
 
 
 def loud(item: int) -> int:

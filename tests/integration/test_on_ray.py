@@ -13,12 +13,12 @@ from safetensors.torch import load as load_tensors
 from torch.testing import assert_close
 
 from components.artifacts import Checkpoint
-from components.runtime.plain import decode
+from components.runtime.serialization import decode
 from components.sources.folder import Folder
 from components.steps.preprocess import preprocess
-from components.steps.registry import client
+from components.steps.registry.versions import client
 from components.steps.train import train
-from pipelines.cli import main
+from pipelines.cli.main import main
 from tests.meshes import small_pointnet, small_voxnet, write_shapes
 
 MINE = '''

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.artifacts import Checkpoint
-from components.runtime import files
+from components.runtime import objects
 from components.sources.folder import Folder
 from components.step import Printing
 from components.steps.preprocess import preprocess
@@ -36,7 +36,7 @@ def test_two_workers_learn_the_same_from_the_disk_as_from_memory(table, ray_sess
 
 
 def test_optuna_proposes_the_preset_first_and_returns_one_of_its_trials(table, ray_session, own_store):
-    files.use(str(own_store))
+    objects.use(str(own_store))
     family, context = small_pointnet(steps=8), Printing(resources={"CPU": 2})
 
     best = tune.run(tune.bind((family, table), {"trials": 3, "search": "optuna"}), context)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from pipelines.engine.packing import listed
+from pipelines.engine.cluster.packaging import listed
 from tests.integration.anywhere import ROOT, environment
 from tests.meshes import write_shapes
 from tests.readme import README, blocks

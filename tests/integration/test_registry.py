@@ -19,15 +19,15 @@ from click.testing import CliRunner, Result
 
 from components.artifacts import Scores, at_least
 from components.sources.folder import Folder
-from components.steps.answering import answer
 from components.steps.evaluate import evaluate
-from components.steps.judging import leaked, listed
 from components.steps.preprocess import preprocess
 from components.steps.register import register
-from components.steps.registry import registered
+from components.steps.registry.gate import leaked, listed
+from components.steps.registry.inference import answer
+from components.steps.registry.packaging import example
+from components.steps.registry.versions import registered
 from components.steps.train import train
-from components.steps.upload import example
-from pipelines.cli import main
+from pipelines.cli.main import main
 from tests.meshes import small_voxnet, write_shapes
 from tests.readme import README, blocks
 from tests.services.servers import free_port
@@ -156,11 +156,11 @@ def test_a_picture_goes_to_the_working_folder_and_replaces_only_another_answer(m
 def test_a_shape_that_its_representation_refuses_ends_in_one_line(made, tmp_path, monkeypatch):
     """A voxel grid takes a line of points; points on its surface have nowhere to be."""
     from components.representations.points import Points
-    from pipelines.engine import asking
+    from pipelines.inference import predict
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "line.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")
-    monkeypatch.setattr(asking, "registered", lambda uri: (None, (Points(), None), None))
+    monkeypatch.setattr(predict, "registered", lambda uri: (None, (Points(), None), None))
     result = rayfield("predict", f"models:/{NAME}@champion", "line.obj")
 
     assert result.exit_code == 1

@@ -17,7 +17,7 @@ from tests.meshes import write_shapes
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE = '''
 from components.artifacts import at_least
-from components.families.voxnet import VoxNet
+from components.families.shapes.voxnet import VoxNet
 from components.source import Source
 from components.steps.evaluate import evaluate
 from components.steps.predict import predict

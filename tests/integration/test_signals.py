@@ -11,7 +11,7 @@ CODE = """
 import os, signal
 def ours(*_): raise SystemExit(5)
 signal.signal(signal.SIGTERM, ours)
-from pipelines.engine.executors import connect
+from pipelines.engine.execution.executors import connect
 connect()
 os.kill(os.getpid(), signal.SIGTERM)
 signal.pause()

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner
 
-from components.runtime.plain import decode
+from components.runtime.serialization import decode
 from components.sources.folder import Folder
-from components.steps import cluster
+from components.steps import ray_workers
 from components.steps.preprocess import Work, preprocess
 from components.steps.stream import making
-from pipelines.cli import main
-from pipelines.engine.context import Running
-from pipelines.engine.store import Store
+from pipelines.cli.main import main
+from pipelines.engine.execution.context import Running
+from pipelines.engine.store.store import Store
 from tests.meshes import small_voxnet, write_shapes
 
 MINE = '''
@@ -74,11 +74,11 @@ def test_a_run_makes_its_shards_while_it_trains_and_preprocess_finds_them_all(tm
 
 
 def test_ray_data_makes_the_shards_and_leaves_the_workers_their_cpus(tmp_path, ray_session, monkeypatch, caplog):
-    monkeypatch.setattr(cluster, "SMALL", 0.0)
+    monkeypatch.setattr(ray_workers, "SMALL", 0.0)
     store, limits = Store(str(tmp_path / "store")), []
     monkeypatch.setenv("RAYFIELD_STORE", store.address)
-    real = cluster._on_ray
-    monkeypatch.setattr(cluster, "_on_ray", lambda *told: limits.append(told[4]) or real(*told))
+    real = ray_workers._on_ray
+    monkeypatch.setattr(ray_workers, "_on_ray", lambda *told: limits.append(told[4]) or real(*told))
     context = Running(store, "run", "key", (("components.steps.train", "train"),), seed=0, resources={"CPU": 3.0})
     source = Folder(root=str(write_shapes(tmp_path / "shapes", each=64)))
     work = Work.of(source, [small_voxnet().representation()], context)

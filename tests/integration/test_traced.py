@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from components.steps import cluster, tune
+from components.steps import ray_workers, tune
 from pipelines.engine import pipeline
-from pipelines.engine.plans import Request
-from pipelines.engine.store import Store
+from pipelines.engine.graph.plan_cache import Request
+from pipelines.engine.store.store import Store
 from tests.meshes import write_shapes
 from tests.tracer import unkeyed
 
@@ -71,7 +71,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         yield from ((item, function(item, *held)) for item in items)
 
     monkeypatch.setattr(tune, "_on_tune", in_turn)
-    monkeypatch.setattr(cluster, "_on_ray", one_by_one)
+    monkeypatch.setattr(ray_workers, "_on_ray", one_by_one)
 
 
 def test_what_is_called_by_a_made_up_name_is_found(tmp_path: Path, own_store: Path):

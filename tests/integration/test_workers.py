@@ -14,22 +14,22 @@ import pytest
 import ray
 
 from components.errors import RayfieldError
-from components.runtime import files
-from components.steps.cluster import on_workers, probe, probe_worker
-from pipelines.engine import doctor
-from pipelines.engine.cluster import silent
-from pipelines.engine.drawing import draw
-from pipelines.engine.errors import kind_of, ours
-from pipelines.engine.store import Store
-from pipelines.engine.work import work
+from components.runtime import objects
+from components.steps.ray_workers import on_workers, probe, probe_worker
+from pipelines import doctor
+from pipelines.engine.cluster.capacity import silent
+from pipelines.engine.execution.retry import kind_of, ours
+from pipelines.engine.execution.task import work
+from pipelines.engine.graph.tracing import draw
+from pipelines.engine.store.store import Store
 from tests.pipelines.engine.toys import leave, told_to_end
 
 
 @pytest.fixture
-def unseen(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> files.Told:
+def unseen(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> objects.Told:
     """What a driver of another machine would tell, at the same path."""
-    told = replace(files.told(), mark="another", teller="ada on laptop in /home/ada")
-    monkeypatch.setattr(files, "told", lambda: told)
+    told = replace(objects.told(), mark="another", teller="ada on laptop in /home/ada")
+    monkeypatch.setattr(objects, "told", lambda: told)
     return told
 
 
@@ -46,24 +46,24 @@ def test_the_doctor_has_a_task_and_a_training_read_and_write_the_store(ray_sessi
 
 
 def test_the_doctor_finds_workers_that_see_another_store(ray_session, own_store, unseen):
-    with pytest.raises(files.Unseen, match=f"{own_store} is of ada on laptop in /home/ada, and .* has another store"):
+    with pytest.raises(objects.Unseen, match=f"{own_store} is of ada on laptop in /home/ada, and .* has another store"):
         doctor._workers(Store(str(own_store)))
 
 
 def test_a_worker_of_a_training_says_so_once(ray_session, own_store, unseen):
-    with pytest.raises(files.Unseen, match="ada on laptop in /home/ada"):
+    with pytest.raises(objects.Unseen, match="ada on laptop in /home/ada"):
         on_workers(probe_worker, {"name": "a"}, workers=1, gpus=0, scratch=f"{own_store}/scratch/unseen")
     assert not (own_store / "a").exists()
 
 
 def test_a_task_says_so_in_one_line(ray_session, unseen):
-    with pytest.raises(files.Unseen) as error:
+    with pytest.raises(objects.Unseen) as error:
         ray.get(ray.remote(max_retries=0)(probe).remote(unseen, "a"))
     assert str(ours(error.value)).startswith("A worker must see its driver's store, but")
 
 
 def test_a_step_that_does_not_see_its_store_is_not_tried_again(unseen, monkeypatch):
-    monkeypatch.setattr(files, "_marks", {})
+    monkeypatch.setattr(objects, "_marks", {})
     node: dict[str, Any] = {"key": "k"}
     outcome = work(node, "run", unseen, {})
 

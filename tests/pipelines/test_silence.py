@@ -92,7 +92,7 @@ def test_a_head_that_falls_silent_while_it_is_joined_lets_every_signal_through(s
     code = (
         "import os, signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pipelines.engine import executors\n"
+        "from pipelines.engine.execution import executors\n"
         "executors.check_head = lambda address: print('asks', flush=True)\n"
         "executors.connect()\n"
     )
@@ -198,7 +198,7 @@ def test_a_bucket_whose_server_does_not_answer_is_named(nobody, silent, port):
 def test_a_record_that_is_damaged_is_named(own_store, data, command):
     from click.testing import CliRunner
 
-    from pipelines.cli import main
+    from pipelines.cli.main import main
 
     (own_store / "runs" / "a").mkdir(parents=True)
     (own_store / "runs" / "a" / "run.json").write_bytes(data)

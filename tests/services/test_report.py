@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.engine.report import report
-from pipelines.engine.store import Store
+from pipelines.engine.monitoring.report import report
+from pipelines.engine.store.store import Store
+from tests.pipelines.engine.monitoring.test_report import RUN, whole
 from tests.pipelines.engine.recorded import recorded
-from tests.pipelines.engine.test_report import RUN, whole
 
 pytestmark = pytest.mark.services
 LIGHT, DARK = "--blink-settings=preferredColorScheme=1", "--blink-settings=preferredColorScheme=0"

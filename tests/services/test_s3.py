@@ -9,21 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from components.runtime import places
-from components.runtime.files import keep
-from components.runtime.plain import encode
-from pipelines.engine.gc import Keeping, collect
-from pipelines.engine.store import Store
+from components.runtime import filesystem
+from components.runtime.objects import keep
+from components.runtime.serialization import encode
+from pipelines.engine.store.garbage_collection import Keeping, collect
+from pipelines.engine.store.store import Store
 from tests.services.servers import Seaweed
 
 pytestmark = pytest.mark.services
 
 
 def test_what_exists_is_not_created_again(bucket):
-    assert places.creates_once(bucket)
-    assert places.create(f"{bucket}/keys/a.json", b"first")
-    assert not places.create(f"{bucket}/keys/a.json", b"second")
-    assert places.read(f"{bucket}/keys/a.json") == b"first"
+    assert filesystem.creates_once(bucket)
+    assert filesystem.create(f"{bucket}/keys/a.json", b"first")
+    assert not filesystem.create(f"{bucket}/keys/a.json", b"second")
+    assert filesystem.read(f"{bucket}/keys/a.json") == b"first"
 
 
 def test_exactly_one_of_many_threads_creates_each_of_many_names(bucket):
@@ -31,44 +31,44 @@ def test_exactly_one_of_many_threads_creates_each_of_many_names(bucket):
 
     def create(word: tuple[int, int]) -> bool:
         start.wait()
-        return places.create(f"{bucket}/keys/{word[0]}.json", str(word[1]).encode())
+        return filesystem.create(f"{bucket}/keys/{word[0]}.json", str(word[1]).encode())
 
     with ThreadPoolExecutor(6) as pool:
         for name in range(10):
             won = [n for n, ok in enumerate(pool.map(create, [(name, n) for n in range(6)])) if ok]
             assert len(won) == 1
-            assert places.read(f"{bucket}/keys/{name}.json") == str(won[0]).encode()
+            assert filesystem.read(f"{bucket}/keys/{name}.json") == str(won[0]).encode()
 
 
 def test_what_is_uploaded_in_parts_is_created_once_too(bucket):
     """s3fs cuts what has more than 100 MiB."""
     data = os.urandom(2**20) * 101
 
-    assert places.create(f"{bucket}/objects/large", data)
-    assert not places.create(f"{bucket}/objects/large", data[::-1])
-    assert places.look(f"{bucket}/objects/large").size == len(data)
-    assert places.read(f"{bucket}/objects/large") == data
+    assert filesystem.create(f"{bucket}/objects/large", data)
+    assert not filesystem.create(f"{bucket}/objects/large", data[::-1])
+    assert filesystem.look(f"{bucket}/objects/large").size == len(data)
+    assert filesystem.read(f"{bucket}/objects/large") == data
 
 
 def test_the_verbs_mean_what_they_mean_on_a_disk(bucket):
-    assert places.read(f"{bucket}/a") is None and places.look(f"{bucket}/a") is None
-    assert places.names(f"{bucket}/nothing") == list(places.walk(f"{bucket}/nothing")) == []
+    assert filesystem.read(f"{bucket}/a") is None and filesystem.look(f"{bucket}/a") is None
+    assert filesystem.names(f"{bucket}/nothing") == list(filesystem.walk(f"{bucket}/nothing")) == []
     began = time.time()
     for name in ("x/b", "x/a", "x/y/c"):
-        places.write(f"{bucket}/{name}", name.encode())
+        filesystem.write(f"{bucket}/{name}", name.encode())
 
-    assert places.names(f"{bucket}/x") == ["a", "b", "y"]
-    assert sorted((e.name, e.size) for e in places.walk(f"{bucket}/x")) == [("a", 3), ("b", 3), ("y/c", 5)]
-    found = places.look(f"{bucket}/x/a")
+    assert filesystem.names(f"{bucket}/x") == ["a", "b", "y"]
+    assert sorted((e.name, e.size) for e in filesystem.walk(f"{bucket}/x")) == [("a", 3), ("b", 3), ("y/c", 5)]
+    found = filesystem.look(f"{bucket}/x/a")
     assert abs(found.when - began) < 60
-    assert not places.delete_old(f"{bucket}/x/a", found.when - 60)
-    assert places.delete_old(f"{bucket}/x/a", found.when)
-    places.delete(f"{bucket}/x/a")
-    assert places.names(f"{bucket}/x") == ["b", "y"]
+    assert not filesystem.delete_old(f"{bucket}/x/a", found.when - 60)
+    assert filesystem.delete_old(f"{bucket}/x/a", found.when)
+    filesystem.delete(f"{bucket}/x/a")
+    assert filesystem.names(f"{bucket}/x") == ["b", "y"]
 
 
 def test_a_missing_bucket_or_a_wrong_key_is_said_in_one_line(seaweed, monkeypatch):
-    from pipelines.engine.store import StoreError
+    from pipelines.engine.store.store import StoreError
 
     with pytest.raises(StoreError, match="did not take plans/a.json: .*bucket does not exist"):
         Store("s3://no-such-bucket/rayfield").write("plans/a.json", b"{}")
@@ -76,14 +76,14 @@ def test_a_missing_bucket_or_a_wrong_key_is_said_in_one_line(seaweed, monkeypatc
 
 def test_a_dead_address_is_given_up_soon(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(places, "_answered", set())
-    monkeypatch.setattr(places, "sleep", lambda _: None)
+    monkeypatch.setattr(filesystem, "_answered", set())
+    monkeypatch.setattr(filesystem, "sleep", lambda _: None)
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
     try:
-        with pytest.raises(places.Unreachable, match="s3://nowhere must answer"):
-            places.read("s3://nowhere/a")
+        with pytest.raises(filesystem.Unreachable, match="s3://nowhere must answer"):
+            filesystem.read("s3://nowhere/a")
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
 
@@ -98,9 +98,9 @@ def test_a_server_that_was_killed_and_comes_back_is_waited_for(bucket, seaweed: 
             for n in range(10_000):
                 name = f"{bucket}/objects/{worker}-{n}"
                 if n % 2:
-                    places.write(name, name.encode())
+                    filesystem.write(name, name.encode())
                 else:
-                    assert places.create(name, name.encode()), "nobody else creates it"
+                    assert filesystem.create(name, name.encode()), "nobody else creates it"
                 written[name] = name.encode()
                 if enough.is_set():
                     return
@@ -123,7 +123,7 @@ def test_a_server_that_was_killed_and_comes_back_is_waited_for(bucket, seaweed: 
         thread.join()
 
     assert not errors
-    assert all(places.read(name) == data for name, data in written.items())
+    assert all(filesystem.read(name) == data for name, data in written.items())
 
 
 def test_a_bucket_is_collected(bucket):
@@ -139,4 +139,4 @@ def test_a_bucket_is_collected(bucket):
     assert found["objects"]["files"] == found["keys"]["files"] == found["runs"]["files"] == 1
     assert store.manifest("a" * 32) is None
     assert store.names("keys") == [f"{name * 32}.json" for name in "bc"]
-    assert not any(e.name.endswith(".part") for e in places.walk(bucket))
+    assert not any(e.name.endswith(".part") for e in filesystem.walk(bucket))

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from components.runtime import places
-from components.runtime.files import digest_of, where
-from components.runtime.plain import decode
-from pipelines.engine.context import events
-from pipelines.engine.gc import files_of
-from pipelines.engine.store import Store
+from components.runtime import filesystem
+from components.runtime.objects import digest_of, where
+from components.runtime.serialization import decode
+from pipelines.engine.execution.context import events
+from pipelines.engine.store.garbage_collection import files_of
+from pipelines.engine.store.store import Store
 from tests.meshes import write_shapes
 from tests.services.servers import Mlflow, Seaweed, wait_until
 
@@ -124,11 +124,11 @@ def test_every_step_was_done(ran):
 
 
 def test_every_object_that_a_manifest_names_is_whole(ran):
-    from pipelines.engine.store import named_objects
+    from pipelines.engine.store.store import named_objects
 
     for row in ran.rows:
         for file in named_objects(ran.store.manifest(row["key"])):
-            data = places.read(f"{ran.store.address}/{where(file.digest)}")
+            data = filesystem.read(f"{ran.store.address}/{where(file.digest)}")
             assert data is not None and digest_of(data) == file.digest
     assert ran.store.names("damaged") == []
 
@@ -153,7 +153,7 @@ def test_the_same_again_does_nothing_and_says_the_same(ran):
 def api(ran: Ran, mlflow: Mlflow, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, value in mlflow.client().items():
         monkeypatch.setenv(name, value)
-    from components.steps.registry import client
+    from components.steps.registry.versions import client
 
     return client()
 
@@ -194,7 +194,7 @@ def test_a_server_without_the_password_says_nothing(mlflow):
 
 def test_the_registered_model_answers_from_a_machine_with_nothing_but_the_server(ran, api, monkeypatch, tmp_path):
     """Its artifacts come through MLflow's server: the client has no key of the bucket."""
-    from components.steps.registry import registered
+    from components.steps.registry.versions import registered
 
     for name in Seaweed(tmp_path).client():
         monkeypatch.delenv(name, raising=False)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from components.errors import DataError, UsageError
-from components.layers import density, ply, splats
+from components.layers import density, splat_ply, splats
 from components.layers.splats import BLUR, Camera, Limits, covariances, project, rasterize
 
 DOUBLE = torch.float64
@@ -408,7 +408,7 @@ def parts(count=7, coefficients=15):
 
 def test_a_file_holds_every_bit():
     made = parts()
-    found = ply.read(ply.write(**made))
+    found = splat_ply.read(splat_ply.write(**made))
     assert found.keys() == made.keys()
     for name, value in made.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
@@ -416,7 +416,7 @@ def test_a_file_holds_every_bit():
 
 def test_a_file_has_the_layout_that_viewers_read():
     made = parts(count=2)
-    header, _, body = ply.write(**made).partition(b"end_header\n")
+    header, _, body = splat_ply.write(**made).partition(b"end_header\n")
     lines = header.decode().splitlines()
     assert lines[:3] == ["ply", "format binary_little_endian 1.0", "element vertex 2"]
     names = [line.split()[2] for line in lines[3:]]
@@ -434,7 +434,7 @@ def test_a_file_has_the_layout_that_viewers_read():
 
 def test_absent_harmonics_are_written_as_zero():
     made = parts(coefficients=3)
-    found = ply.read(ply.write(**made))["rest"]
+    found = splat_ply.read(splat_ply.write(**made))["rest"]
     np.testing.assert_array_equal(found[:, :3], made["rest"])
     assert not found[:, 3:].any()
 
@@ -442,4 +442,4 @@ def test_absent_harmonics_are_written_as_zero():
 @pytest.mark.parametrize("harm", [lambda d: d[:-4], lambda d: d.replace(b"f_rest_3\n", b"f_rest_x\n"), lambda d: b""])
 def test_refuses_a_file_that_is_something_else(harm):
     with pytest.raises(DataError, match="Gaussians"):
-        ply.read(harm(ply.write(**parts())))
+        splat_ply.read(harm(splat_ply.write(**parts())))

@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from components.errors import UsageError
-from components.mesh import Mesh
+from components.formats.mesh import Mesh
 from components.representations.points import Points
 from tests.components.kernels.shapes import box, sphere
 

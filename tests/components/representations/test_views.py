@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from components.mesh import Mesh
+from components.formats.mesh import Mesh
 from components.representations.views import Views, directions, look_at, look_up
 from tests.components.kernels.shapes import box, sphere
 from tests.components.representations.test_points import mesh

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.decode import decode
 from components.errors import DataError
+from components.formats.decode import decode
 from components.source import Changed, Unreadable
 from components.sources import folder
 from components.sources.folder import Folder, named

@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from components import catalogue, packed
 from components.errors import DataError
-from components.resource import resource
+from components.runtime.resource import resource
 from components.sources import furniture
 from components.sources.furniture import Furniture
+from components.sources.sweethome3d import catalogue, packed
 
 SOURCE = Furniture()
 ROWS = SOURCE.rows()

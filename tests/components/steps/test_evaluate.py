@@ -11,19 +11,19 @@ import torch
 
 from components.artifacts import Checkpoint, Scores
 from components.errors import DataError, UsageError
-from components.families.convnet import ConvNet
+from components.families.recap.convnet import ConvNet
 from components.metrics.paired import jackknife
 from components.representations.descriptors import Descriptors
-from components.runtime.files import keep
+from components.runtime.objects import keep
 from components.sources.folder import Folder
 from components.step import Printing
 from components.steps.evaluate import baseline, best_of, compare, digest_of_groups, evaluate, parts_of, shown
 from components.steps.preprocess import preprocess
 from components.steps.train import train
 from components.table import Rows, Table
-from components.training import evaluate as measured
-from components.training import standard_error
-from pipelines.engine.work import describe
+from components.training.learner import evaluate as measured
+from components.training.learner import standard_error
+from pipelines.engine.execution.task import describe
 from tests.meshes import small_pointnet, small_voxnet, write_shapes
 
 

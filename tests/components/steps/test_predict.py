@@ -10,8 +10,8 @@ import torch
 
 from components.artifacts import Checkpoint
 from components.errors import DataError, UsageError
-from components.families.convnet import ConvNet
-from components.families.tsne import Tsne
+from components.families.recap.convnet import ConvNet
+from components.families.recap.tsne import Tsne
 from components.sources.folder import Folder
 from components.steps.evaluate import evaluate
 from components.steps.predict import predict

@@ -19,16 +19,16 @@ from components.representation import Column, Representation
 from components.representations.descriptors import Descriptors
 from components.representations.points import Points
 from components.representations.voxels import Voxels
-from components.runtime import files
-from components.runtime.files import File
+from components.runtime import objects
+from components.runtime.objects import File
 from components.source import Asset, Changed, Source, Unreadable
 from components.sources.folder import Folder
 from components.step import Printing
 from components.steps import preprocess as module
 from components.steps.preprocess import preprocess, shards
 from components.table import Table
-from pipelines.engine.context import Running
-from pipelines.engine.store import Store
+from pipelines.engine.execution.context import Running
+from pipelines.engine.store.store import Store
 from tests.meshes import shape, write_shapes
 
 POINTS, VOXELS = Points(count=16), Voxels(resolution=8, pad=1)
@@ -441,7 +441,7 @@ def test_a_table_is_files_of_the_store(shapes):
     table = run(Folder(root=str(shapes)), POINTS)
     every = [table.assets, table.quarantine, *table.sets[0].shards]
 
-    assert all(isinstance(file, File) and file.digest == files.digest_of(file.read()) for file in every)
+    assert all(isinstance(file, File) and file.digest == objects.digest_of(file.read()) for file in every)
     assert pq.ParquetFile(io.BytesIO(table.assets.read())).metadata.num_rows == 24
 
 

@@ -17,25 +17,26 @@ from safetensors.torch import save as save_tensors
 
 from components.artifacts import Checkpoint, Scores, at_least, at_most
 from components.errors import UsageError
-from components.families.convnet import ConvNet
-from components.families.gan import Gan
+from components.families.generative.gan import Gan
+from components.families.recap.convnet import ConvNet
 from components.family import Family
-from components.runtime.files import keep
+from components.runtime.objects import keep
 from components.sources.folder import Folder
 from components.step import Printing
 from components.steps import register as module
-from components.steps import registry, upload
-from components.steps.answering import seal
 from components.steps.evaluate import evaluate
 from components.steps.preprocess import preprocess
 from components.steps.register import promote, register, rollback
-from components.steps.registry import TrackingDown, cause, client, details, history, listing, registered
-from components.steps.seen import contents_of, seen
+from components.steps.registry import packaging
+from components.steps.registry import versions as registry
+from components.steps.registry.inference import seal
+from components.steps.registry.training_data import contents_of, seen
+from components.steps.registry.versions import TrackingDown, cause, client, details, history, listing, registered
 from components.table import Table
-from components.training import evaluate as measured
-from pipelines.engine.context import Running
-from pipelines.engine.errors import kind_of
-from pipelines.engine.store import Store
+from components.training.learner import evaluate as measured
+from pipelines.engine.execution.context import Running
+from pipelines.engine.execution.retry import kind_of
+from pipelines.engine.store.store import Store
 from tests.meshes import small_pointnet, small_voxnet, write_shapes
 
 
@@ -95,7 +96,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     def write(api: Any, scores: Scores, checkpoint: Checkpoint, name: str, key: str) -> tuple[str, None]:
         if not (folder / key).exists():
-            upload.written(folder / key, checkpoint, key)
+            packaging.written(folder / key, checkpoint, key)
         return str(folder / key), None
 
     monkeypatch.setattr(module, "uploaded", write)

@@ -19,7 +19,7 @@ import components.steps.preprocess as preprocessing
 from components.artifacts import Checkpoint
 from components.errors import DataError, UsageError
 from components.family import Family, Phase
-from components.runtime.plain import decode, encode
+from components.runtime.serialization import decode, encode
 from components.source import Asset
 from components.sources.folder import Folder
 from components.step import Printing
@@ -28,10 +28,10 @@ from components.steps.preprocess import Streamed, Work, preprocess
 from components.steps.stream import Feed, check, first_rows, making, shard_rows, too_large
 from components.steps.train import Training, train
 from components.table import stable_hash
-from components.training import Learner, World
-from pipelines.engine.context import Running
-from pipelines.engine.drawing import Node, draw
-from pipelines.engine.store import Store
+from components.training.learner import Learner, World
+from pipelines.engine.execution.context import Running
+from pipelines.engine.graph.tracing import Node, draw
+from pipelines.engine.store.store import Store
 from tests.meshes import small_pointnet, small_voxnet, write_shapes
 
 

@@ -16,16 +16,16 @@ from torch.testing import assert_close
 
 from components.artifacts import Checkpoint
 from components.errors import DataError, Infeasible, UsageError
-from components.families.voxnet import VoxNet
+from components.families.shapes.voxnet import VoxNet
 from components.family import Family
 from components.sources.folder import Folder
 from components.step import Printing
 from components.steps import train as module
-from components.steps.cluster import check_workers
 from components.steps.preprocess import preprocess
+from components.steps.ray_workers import check_workers
 from components.steps.train import Log, train
 from components.table import Table
-from components.training import Learner
+from components.training.learner import Learner
 from tests.meshes import small_pointnet, small_voxnet, write_shapes
 
 

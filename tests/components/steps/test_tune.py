@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from components import space
+from components import search_space as space
 from components.errors import DataError, UsageError
-from components.families.pointnet import PointNet
+from components.families.shapes.pointnet import PointNet
 from components.family import Family, Goal
 from components.representations.points import Points
-from components.runtime.files import Damaged
+from components.runtime.objects import Damaged
 from components.step import Printing
 from components.steps import tune as module
 from components.steps.optuna_search import ranked
@@ -33,9 +33,9 @@ from components.steps.tune import (
     verdict,
 )
 from components.table import Rows, Table
-from components.training import Learner, evaluate
-from pipelines.engine.context import Running
-from pipelines.engine.store import Store
+from components.training.learner import Learner, evaluate
+from pipelines.engine.execution.context import Running
+from pipelines.engine.store.store import Store
 from tests.meshes import small_pointnet
 
 

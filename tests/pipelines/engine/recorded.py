@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.engine.executors import Here
-from pipelines.engine.runner import Runner
-from pipelines.engine.store import Store, owner
-from tests.pipelines.engine.test_runner import nodes_of
+from pipelines.engine.execution.executors import Here
+from pipelines.engine.execution.scheduler_loop import Runner
+from pipelines.engine.store.store import Store, owner
+from tests.pipelines.engine.execution.test_scheduler_loop import nodes_of
 
 
 def recorded(

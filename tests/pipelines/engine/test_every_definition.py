@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engine import code
-from pipelines.engine.code import ROOT
-from pipelines.engine.definitions import package_of, read, shown
-from pipelines.engine.fingerprint import fingerprint, is_in_no_key
+from pipelines.engine.caching import modules as code
+from pipelines.engine.caching.definitions import package_of, read, shown
+from pipelines.engine.caching.fingerprint import fingerprint, is_in_no_key
+from pipelines.engine.caching.modules import ROOT
 
-ROOTS = (("components.steps.train", "train"), ("components.families.pointnet", "PointNet"))
+ROOTS = (("components.steps.train", "train"), ("components.families.shapes.pointnet", "PointNet"))
 DRAWN = 40
 """of each kind"""
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from components.errors import UsageError
-from components.families.gan import Gan
-from components.families.gaussians import Gaussians
-from components.families.pointnet import PointNet
-from components.families.tsne import Tsne
-from components.families.voxnet import VoxNet
+from components.families.generative.gan import Gan
+from components.families.recap.tsne import Tsne
+from components.families.shapes.pointnet import PointNet
+from components.families.shapes.voxnet import VoxNet
+from components.families.splatting.gaussians import Gaussians
 from components.family import Family
 from components.sources.folder import Folder
 from components.sources.furniture import Furniture
@@ -29,9 +29,9 @@ from components.steps.preprocess import preprocess
 from components.steps.register import register
 from components.steps.train import train
 from components.steps.tune import tune
-from pipelines.engine import code, keys
-from pipelines.engine.drawing import draw
-from pipelines.engine.fingerprint import fingerprint
+from pipelines.engine.caching import cache_key, modules
+from pipelines.engine.caching.fingerprint import fingerprint
+from pipelines.engine.graph.tracing import draw
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -45,7 +45,7 @@ FILES = {
 import json
 import numpy as np
 from components.deep import helper
-from components.resource import resource
+from components.runtime.resource import resource
 
 LIMIT = 3
 TABLE = {"a": [1, 2]}
@@ -131,10 +131,10 @@ def twice(n):
 """,
     "components/deep/deeper.py": "FACTOR = 2\n",
     "components/model.py": "class Base:\n    decay = 0.9\n\n    def forward(self, x):\n        return x\n",
-    "components/resource.py": "def resource(name):\n    return name\n",
+    "components/runtime/resource.py": "def resource(name):\n    return name\n",
     "components/sources/data/table.bin": "one",
     "components/sources/data/other.bin": "one",
-    "pipelines/engine/runner.py": "SPEED = 1\n",
+    "pipelines/engine/execution/scheduler_loop.py": "SPEED = 1\n",
     "constraints.txt": "numpy==2.4.6\nabsent-package==1.0\n",
 }
 LOAD, LEARN, JUDGE = ("components.steps." + name for name in ("load", "learn", "judge"))
@@ -153,18 +153,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def at(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Code is read from `root`."""
-    monkeypatch.setattr(code, "ROOT", root)
-    monkeypatch.setattr(code, "LOCK", root / "constraints.txt")
-    code.forget()
+    monkeypatch.setattr(modules, "ROOT", root)
+    monkeypatch.setattr(modules, "LOCK", root / "constraints.txt")
+    modules.forget()
     yield root
-    code.forget()
-    keys.forget()
+    modules.forget()
+    cache_key.forget()
 
 
 def said(names: set[str]) -> dict[str, str]:
     """The key of a step of each of these modules, were it called without parameters."""
-    keys.forget()
-    return {name: keys.digest(keys.ingredients(fingerprint([(name, ROOTS[name])]), {}, 0)) for name in names}
+    cache_key.forget()
+    return {name: cache_key.digest(cache_key.ingredients(fingerprint([(name, ROOTS[name])]), {}, 0)) for name in names}
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
@@ -281,7 +281,7 @@ UNSEEN = {
         "TABLE = {}\n\n\ndef noted(function):\n    TABLE[function.__name__] = function\n    return function\n",
         "def noted(function):\n    TABLE[function.__name__] = function\n    return function\n\n\nTABLE = {}\n",
     ),
-    "the engine": ("pipelines/engine/runner.py", "SPEED = 1", "SPEED = 2"),
+    "the engine": ("pipelines/engine/execution/scheduler_loop.py", "SPEED = 1", "SPEED = 2"),
     "a data file that is not read": ("components/sources/data/other.bin", "one", "two"),
     "a package that is not imported": ("constraints.txt", "absent-package==1.0", "absent-package==2.0"),
 }
@@ -404,8 +404,8 @@ def test_how_code_names_what_no_key_covers_changes_no_key(project):
 def test_a_step_whose_file_is_moved_keeps_its_key(project):
     before = said({LOAD})
     (project / "components/steps/load.py").rename(project / "components/deep/loading.py")
-    keys.forget()
-    after = keys.digest(keys.ingredients(fingerprint([("components.deep.loading", "load")]), {}, 0))
+    cache_key.forget()
+    after = cache_key.digest(cache_key.ingredients(fingerprint([("components.deep.loading", "load")]), {}, 0))
 
     assert after == before[LOAD]
 
@@ -420,7 +420,7 @@ def versions(monkeypatch: pytest.MonkeyPatch, **known: str) -> None:
             raise metadata.PackageNotFoundError(name)
         return found or real(name)
 
-    monkeypatch.setattr(code.metadata, "version", version)
+    monkeypatch.setattr(modules.metadata, "version", version)
 
 
 def test_another_version_of_a_package_changes_the_keys_that_import_it(project, monkeypatch):
@@ -432,7 +432,7 @@ def test_another_version_of_a_package_changes_the_keys_that_import_it(project, m
 
 def test_every_package_that_shares_an_import_counts(project, monkeypatch):
     """`import google` may be brought by any of five packages."""
-    monkeypatch.setattr(code, "_packages", lambda: {"numpy": ["numpy", "scipy"]})
+    monkeypatch.setattr(modules, "_packages", lambda: {"numpy": ["numpy", "scipy"]})
     before = said(ALL)
     versions(monkeypatch, numpy="9.9.9")
     first = said(ALL)
@@ -638,7 +638,7 @@ def test_a_data_file_whose_name_no_key_could_hold_is_refused(project, call):
 def test_the_place_of_the_project_changes_no_key(project, monkeypatch, tmp_path):
     before = said(ALL)
     shutil.copytree(project, tmp_path / "unpacked" / "by_ray")
-    monkeypatch.setattr(code, "ROOT", tmp_path / "unpacked" / "by_ray")
+    monkeypatch.setattr(modules, "ROOT", tmp_path / "unpacked" / "by_ray")
 
     assert changed(before, said(ALL)) == set()
 
@@ -674,7 +674,7 @@ def real_keys() -> dict[str, str]:
             tune(family, table)
         predict(checkpoint, table)
 
-    code.forget()
+    modules.forget()
     nodes = draw(pipeline, {}, {}).nodes.values()
     return {f"{node.title} {place}": node.key for place, node in enumerate(nodes)}
 
@@ -705,21 +705,26 @@ REAL = {
         "count: Count = 1",
         {"pointnet"},
     ),
-    "a family": ("components/families/voxnet.py", "SLOPE = 0.1", "SLOPE = 0.2", {"voxnet"}),
+    "a family": ("components/families/shapes/voxnet.py", "SLOPE = 0.1", "SLOPE = 0.2", {"voxnet"}),
     "what a family is": ("components/family.py", "return one > other if", "return one >= other if", EVERY),
-    "the loop": ("components/training.py", "self.state.pieces *= 2", "self.state.pieces *= 3", EVERY),
-    "a decoder, through the table": ("components/packed.py", "is_new = codes == 0", "is_new = codes == 1", EVERY),
+    "the loop": ("components/training/learner.py", "self.state.pieces *= 2", "self.state.pieces *= 3", EVERY),
+    "a decoder, through the table": (
+        "components/sources/sweethome3d/packed.py",
+        "is_new = codes == 0",
+        "is_new = codes == 1",
+        EVERY,
+    ),
     "the splits, through the table": ("components/source.py", '"test" if place < 1', '"test" if place < 2', EVERY),
     "a shard's size, through the table": ("components/steps/preprocess.py", "SHARD = 32", "SHARD = 64", EVERY),
     "the training step": ("components/steps/train.py", "PARTS = 10", "PARTS = 5", EVERY),
-    "another step": ("components/steps/card.py", "Tested on", "Judged on", set()),
+    "another step": ("components/steps/registry/model_card.py", "Tested on", "Judged on", set()),
     "the search": ("components/steps/tune.py", "SHORT = 5", "SHORT = 4", set()),
     "a source that is not used": ("components/sources/folder.py", "VAL = 0.12", "VAL = 0.2", set()),
     "how a family is found by its name": ("components/family.py", "No family", "There is no family", set()),
-    "what moves bytes": ("components/runtime/places.py", "PATIENCE = 120.0", "PATIENCE = 60.0", set()),
+    "what moves bytes": ("components/runtime/filesystem.py", "PATIENCE = 120.0", "PATIENCE = 60.0", set()),
     "what draws": ("components/plotting/figures.py", "import numpy as np", "import numpy as np\nODD = 1", set()),
     "how handles refuse": ("components/step.py", "it has no length", "it is not measured", set()),
-    "words alone": ("components/training.py", '"""', '"""Indeed. ', set()),
+    "words alone": ("components/training/learner.py", '"""', '"""Indeed. ', set()),
 }
 
 
@@ -748,7 +753,7 @@ def test_one_byte_of_a_bundled_data_file_changes_every_key_that_its_source_leads
 def test_the_code_that_a_registered_model_is_asked_by_is_in_the_key_of_its_registration(copied):
     """MLflow runs served.py by its path: no import leads there."""
     before = real_keys()
-    mutate(copied, "components/steps/served.py", "set_model(Served())", "set_model(Served(  )) or None")
+    mutate(copied, "components/steps/registry/served.py", "set_model(Served())", "set_model(Served(  )) or None")
 
     assert {title.split()[0] for title in changed(before, real_keys())} == {"register"}
 
@@ -763,7 +768,7 @@ def test_a_comment_in_every_file_changes_no_key(copied):
 
 def test_every_decoder_is_behind_a_folder_of_shapes(copied):
     """Decoders are chosen by the ending of a file's name when it is opened."""
-    found = {one.name for one in code.closure([Folder.__module__])}
+    found = {one.name for one in modules.closure([Folder.__module__])}
 
     assert found >= {f"components.decoders.{path.stem}" for path in (copied / "components/decoders").glob("[a-z]*.py")}
 
@@ -780,7 +785,7 @@ def test_only_what_finds_families_sources_and_results_imports_by_a_name_that_it_
         if "import_module(" in path.read_text() or "__import__(" in path.read_text()
     }
 
-    assert by_name == {"family.py", "source.py", "runtime/plain.py", "runtime/own.py"}
+    assert by_name == {"family.py", "source.py", "runtime/serialization.py", "runtime/user_code.py"}
 
 
 def test_only_resource_reads_what_lies_beside_the_code():
@@ -790,7 +795,7 @@ def test_only_resource_reads_what_lies_beside_the_code():
         if "__file__" in path.read_text()
     }
 
-    assert beside == {"resource.py", "runtime/plain.py", "runtime/own.py", "steps/upload.py"}
+    assert beside == {"resource.py", "runtime/serialization.py", "runtime/user_code.py", "steps/registry/packaging.py"}
 
 
 # Parameters

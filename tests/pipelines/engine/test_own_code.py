@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engine.code import ROOT
-from pipelines.engine.definitions import read
-from pipelines.engine.fingerprint import fingerprint
-from pipelines.engine.plans import Request, drawn, remembered
-from pipelines.engine.snapshot import take
-from pipelines.engine.store import Store
+from pipelines.engine.caching.definitions import read
+from pipelines.engine.caching.fingerprint import fingerprint
+from pipelines.engine.caching.modules import ROOT
+from pipelines.engine.execution.code_snapshot import take
+from pipelines.engine.graph.plan_cache import Request, drawn, remembered
+from pipelines.engine.store.store import Store
 
 NETS = """
 from components.family import Classifier
@@ -144,7 +144,7 @@ def test_a_step_beside_the_shipped_pipelines_is_in_its_key(monkeypatch):
     for value in (1, 2):
         text = f"def weigh():\n    return {value}\n".encode()
         monkeypatch.setattr(
-            "pipelines.engine.code.text_of",
+            "pipelines.engine.caching.modules.text_of",
             lambda name, path=None, text=text: read(
                 text if name == "pipelines.quickstart" else b"", "pipelines/quickstart.py", "pipelines"
             ),

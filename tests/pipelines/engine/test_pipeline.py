@@ -8,18 +8,18 @@ from typing import Literal
 
 import pytest
 
+from components.constraints import Count
 from components.errors import RayfieldError, UsageError
-from components.families.pointnet import PointNet
-from components.families.voxnet import VoxNet
+from components.families.shapes.pointnet import PointNet
+from components.families.shapes.voxnet import VoxNet
 from components.family import Family
-from components.ranges import Count
-from components.runtime.own import importing
+from components.runtime.user_code import importing
 from components.source import Source
 from components.sources.folder import Folder
 from components.sources.furniture import Furniture
 from pipelines.classify import classify
 from pipelines.engine import pipeline
-from pipelines.engine.drawing import draw
+from pipelines.engine.graph.tracing import draw
 from pipelines.engine.pipeline import called, find, load, names, options, sketch, values
 from pipelines.quickstart import quickstart
 from tests.meshes import write_shapes
@@ -231,7 +231,9 @@ def test_a_family_of_another_kind_is_refused_while_the_plan_is_drawn_with_those_
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_of_the_kind_that_is_asked_for_is_taken_by_its_name_or_its_path(name, tmp_path):
-    (tmp_path / "own.py").write_text("from components.families.voxnet import VoxNet\n\nclass Own(VoxNet): pass\n")
+    (tmp_path / "own.py").write_text(
+        "from components.families.shapes.voxnet import VoxNet\n\nclass Own(VoxNet): pass\n"
+    )
     path = tmp_path / "own.py"
     with importing(path):
         found = values(load(find(name)), {"family": FAMILIES[name].format(path)}, {})["family"]

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from components.errors import UsageError
-from pipelines.engine import code, keys
-from pipelines.engine.fingerprint import fingerprint
+from pipelines.engine.caching import cache_key, modules
+from pipelines.engine.caching.fingerprint import fingerprint
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(code, "ROOT", tmp_path)
-    monkeypatch.setattr(code, "LOCK", tmp_path / "constraints.txt")
-    code.forget()
+    monkeypatch.setattr(modules, "ROOT", tmp_path)
+    monkeypatch.setattr(modules, "LOCK", tmp_path / "constraints.txt")
+    modules.forget()
     return tmp_path
 
 
@@ -34,7 +34,7 @@ def key_of(root: Path, files: dict[str, str]) -> str:
         path = root / "components" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return keys.digest(dict(fingerprint([("components.a", "step")]).in_key))
+    return cache_key.digest(dict(fingerprint([("components.a", "step")]).in_key))
 
 
 def keys_of(root: Path, case: tuple[str, str, str, str]) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 from components.artifacts import Gate
 from components.errors import DataError, Infeasible, UsageError
 from components.family import Family
-from components.runtime.files import File, keep
+from components.runtime.objects import File, keep
 from components.source import Source
 from components.step import Context, step
 from pipelines.engine.pipeline import pipeline
@@ -157,7 +157,7 @@ def promoted(scores: Any, *, name: str, gate: Gate, verdict: str = "PROMOTE") ->
 @step(registers=True)
 def enrolled(*, name: str, key: str = "one") -> dict[str, Any]:
     """Registers a version under a key, and makes it champion: what `register` does of a model, of nothing."""
-    from components.steps.registry import by_key, client, ensure
+    from components.steps.registry.versions import by_key, client, ensure
 
     _count(f"enrolled {name}")
     api = client()

@@ -1,0 +1,1 @@
+"""Chapter 1: what deep learning on pictures had learned before."""

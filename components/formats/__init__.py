@@ -1,0 +1,1 @@
+"""Files of shapes to meshes, one module for each format."""

@@ -1,0 +1,1 @@
+"""What a result's key holds, and why it changed."""

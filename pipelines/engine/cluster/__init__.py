@@ -1,0 +1,1 @@
+"""Clusters: capacity, jobs, submissions, packaging, Kubernetes."""

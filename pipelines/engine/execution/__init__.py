@@ -1,0 +1,1 @@
+"""Runs a plan, and each of its steps."""

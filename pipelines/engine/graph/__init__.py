@@ -1,0 +1,1 @@
+"""From a pipeline's function to a plan: nodes, plan cache, dry run."""

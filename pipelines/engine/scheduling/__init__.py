@@ -1,0 +1,1 @@
+"""Schedules, and the daemon that keeps them."""

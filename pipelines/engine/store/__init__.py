@@ -1,0 +1,1 @@
+"""Where everything that is kept lies, and how room is made."""

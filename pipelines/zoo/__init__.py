@@ -1,0 +1,1 @@
+"""The catalogue of families, their certificates, and how one begins another."""
