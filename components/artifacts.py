@@ -37,7 +37,7 @@ class Checkpoint:
     diagnosis: tuple[str, ...] = ()
     """what the family says of its training curves"""
     seen: File | None = None
-    """the contents of the assets that it was trained and chosen on: JSON, see components/steps/registry/training_data.py"""
+    """the contents of the assets that it was trained and chosen on: JSON, see steps/registry/training_data.py"""
 
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode."""

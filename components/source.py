@@ -208,10 +208,10 @@ def _ranked(contents: Iterable[str], fold: int, folds: int, val: float) -> dict[
 
 
 def names() -> list[str]:
-    """Every source: the files of components/sources, and its folders, whose own is the file of their name."""
+    """Every source: the files of components/sources; a folder there holds parts of one."""
     import components.sources as folder
 
-    return sorted(m.name for m in pkgutil.iter_modules(folder.__path__))
+    return sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.ispkg)
 
 
 def kind_of(name: str) -> type[Source]:
@@ -222,8 +222,6 @@ def kind_of(name: str) -> type[Source]:
         known = f"{nearest(name, names())} There are {', '.join(names())}; your own is PATH.py."
         raise UsageError(f"No source {name!r}.{known}")
     module = importlib.import_module(f"components.sources.{name}")
-    if hasattr(module, "__path__"):
-        module = importlib.import_module(f"{module.__name__}.{name}")
     own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Source)]
     (kind,) = [c for c in own if c.__module__ == module.__name__]
     return kind

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.errors import DataError
 
-FOLDER = Path(__file__).parent / "sources" / "data"
+FOLDER = Path(__file__).resolve().parents[1] / "sources" / "data"
 
 
 def resource(name: str) -> Path:

@@ -1,7 +1,7 @@
 """
 train: a family and a table to a checkpoint, on Ray Train.
 
-Every worker runs the loop of components.training.learner on its rows of the global batches. Rank 0 writes checkpoints to the
+Every worker runs the loop of training/learner.py on its rows of the global batches. Rank 0 writes checkpoints to the
 step's scratch as its clock tells it, so that a killed training loses no more than one interval; it keeps the latest
 weights that are as good as the best on the validation split, within its standard error.
 """

@@ -1,7 +1,7 @@
 """
 The command line: `rayfield --help` teaches it.
 
-A command is a file of pipelines/commands/ with a function of its own name. Torch, Ray and MLflow are imported by the
+A command is a file of cli/commands/ with a function of its own name. Torch, Ray and MLflow are imported by the
 commands that need them.
 """
 

@@ -18,7 +18,12 @@ FOLDER = ROOT / "components" / "families"
 
 def families() -> list[dict[str, Any]]:
     """A dict for each file of components/families: name, what, size, paper, measured, stale."""
-    return [_row(path) for path in sorted(FOLDER.glob("*.py")) if path.stem != "__init__"]
+    return [_row(path) for _, path in sorted(_files().items())]
+
+
+def _files() -> dict[str, Path]:
+    """Family -> its file, in whatever chapter's folder."""
+    return {path.stem: path for path in FOLDER.rglob("*.py") if path.stem != "__init__"}
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -57,8 +62,8 @@ def header(doc: str) -> dict[str, str]:
 
 def exemption(family: str, point: int) -> str:
     """Why a point of `rayfield certify` has no meaning for a family, as its docstring says; nothing if it has one."""
-    path = FOLDER / f"{family}.py"
-    if not path.is_file():  # one of one's own
+    path = _files().get(family)
+    if path is None:  # one of one's own
         return ""
     said = header(ast.get_docstring(ast.parse(path.read_bytes())) or "").get("Exempt", "")
     return said if f"{point}:" in said else ""
@@ -66,11 +71,12 @@ def exemption(family: str, point: int) -> str:
 
 def certificate_key(family: str) -> str:
     """What a certificate depends on: the code of the family, of the steps that measured it, and their packages."""
-    path = FOLDER / f"{family}.py"
+    path = _files()[family]
     kinds = re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     (own,) = [kind for kind in kinds if kind.lower() == family.replace("_", "")]
     steps = [(f"components.steps.{name}", name) for name in ("train", "tune", "evaluate")]
-    made_by = fingerprint([*steps, (f"components.families.{family}", own)])
+    module = ".".join(["components", "families", *path.relative_to(FOLDER).with_suffix("").parts])
+    made_by = fingerprint([*steps, (module, own)])
     return digest_of(canonical(made_by.in_key).encode())
 
 

@@ -51,7 +51,8 @@ def write(noun: str, name: str) -> Written:
     inside = Path.cwd().is_relative_to(ROOT) and (ROOT / "tests").is_dir()
     _check(noun, name, inside)
     texts = _texts(noun, name, inside)
-    for path in texts:
+    alike = list((ROOT / FOLDERS[noun]).rglob(f"{name}.py")) if noun == "family" and inside else []  # of any chapter
+    for path in [*alike, *texts]:
         if path.exists() or (path.with_suffix("") / "__init__.py").exists():
             raise UsageError(f"{_shown(path)} exists. Choose another name.")
     for path, text in texts.items():

@@ -19,12 +19,13 @@ from pipelines.engine.caching.definitions import ALL, NAMED, NAMES, VERBATIM, De
 IN_NO_KEY = (
     "components.runtime",
     "components.plotting",
-    "components.runtime.resource",
     "components.step",
     "components.errors",
     "pipelines.engine",
-    "pipelines.cli.commands",
-    "pipelines.cli.main",
+    "pipelines.cli",
+    "pipelines.zoo",
+    "pipelines.inference",
+    "pipelines.doctor",
 )
 """what moves bytes whose digest the reader checks, what draws, and what decides when a step runs, not what it makes"""
 PLOTTING = "components.plotting"

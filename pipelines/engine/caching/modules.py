@@ -24,7 +24,7 @@ from components.errors import UsageError
 from components.runtime.module_files import is_brought
 from pipelines.engine.caching.definitions import Source, digest_of, package_of, read, shown
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LOCK = ROOT / "constraints.txt"
 FOR_PEOPLE = re.compile(r"(README|LICEN[CS]E|CHANGELOG)\b|.*\.(md|rst|log|pyi)$|py\.typed$", re.IGNORECASE)
 """files of a package that no code of it reads"""

@@ -296,7 +296,7 @@ def test_a_listing_that_cannot_be_kept_is_made_each_time(root, monkeypatch):
     def refused(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(folder.places, "write_atomically", refused)
+    monkeypatch.setattr(folder.filesystem, "write_atomically", refused)
 
     assert len(listed(root)) == len(listed(root)) == 10
 

@@ -26,7 +26,7 @@ from pipelines.engine.store.store import Store
 from tests.meshes import write_shapes
 from tests.pipelines.engine.toys import ran
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TOY = '''
 from pipelines.engine.pipeline import pipeline
 from tests.pipelines.engine.toys import broken, judge, number, total

@@ -6,6 +6,7 @@ A project of three steps is written down, mutated and read anew for each case; s
 the families' real closures are taken. Nothing of either is imported: keys are computed from the source.
 """
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -385,7 +386,7 @@ def test_a_function_that_is_moved_to_another_file_and_renamed_changes_no_key(pro
 def test_how_code_names_what_no_key_covers_changes_no_key(project):
     """By the function or by its module, and wherever that lies."""
     for place in ("runtime", "plotting"):
-        (project / "components" / place).mkdir()
+        (project / "components" / place).mkdir(exist_ok=True)
         (project / "components" / place / "moving.py").write_text("def send(rows):\n    return rows\n")
     by_function, by_module = "from components.{}.moving import send\n", "from components.{} import moving\n"
     mutate(project, "components/steps/load.py", "import json\n", "import json\n" + by_function.format("runtime"))
@@ -758,6 +759,18 @@ def test_the_code_that_a_registered_model_is_asked_by_is_in_the_key_of_its_regis
     assert {title.split()[0] for title in changed(before, real_keys())} == {"register"}
 
 
+def test_folders_that_are_called_otherwise_change_no_key(copied):
+    """So that a house may be redrawn without a training being made anew."""
+    before = real_keys()
+    names = {"layers": "zz_parts", "metrics": "aa_scores", "formats": "zz_files", "training": "aa_loop"}
+    for old, new in names.items():
+        (copied / "components" / old).rename(copied / "components" / new)
+        for path in (copied / "components").rglob("*.py"):
+            path.write_text(re.sub(rf"\bcomponents\.{old}\b", f"components.{new}", path.read_text()))
+
+    assert changed(before, real_keys()) == set()
+
+
 def test_a_comment_in_every_file_changes_no_key(copied):
     before = real_keys()
     for path in (copied / "components").rglob("*.py"):
@@ -770,7 +783,7 @@ def test_every_decoder_is_behind_a_folder_of_shapes(copied):
     """Decoders are chosen by the ending of a file's name when it is opened."""
     found = {one.name for one in modules.closure([Folder.__module__])}
 
-    assert found >= {f"components.decoders.{path.stem}" for path in (copied / "components/decoders").glob("[a-z]*.py")}
+    assert found >= {f"components.formats.{path.stem}" for path in (copied / "components/formats").glob("[a-z]*.py")}
 
 
 def test_only_what_finds_families_sources_and_results_imports_by_a_name_that_it_is_given():
@@ -795,7 +808,8 @@ def test_only_resource_reads_what_lies_beside_the_code():
         if "__file__" in path.read_text()
     }
 
-    assert beside == {"resource.py", "runtime/serialization.py", "runtime/user_code.py", "steps/registry/packaging.py"}
+    runtime = {f"runtime/{name}.py" for name in ("resource", "serialization", "user_code")}
+    assert beside == {*runtime, "steps/registry/packaging.py"}
 
 
 # Parameters

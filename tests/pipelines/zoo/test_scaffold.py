@@ -266,8 +266,10 @@ def test_a_pipeline_hides_no_folder_of_modules(monkeypatch):
 
 def test_in_the_project_too_nothing_is_overwritten(monkeypatch):
     monkeypatch.chdir(ROOT)
-    before = (ROOT / "components" / "families" / "voxnet.py").read_bytes()
+    voxnet = ROOT / "components" / "families" / "shapes" / "voxnet.py"
+    before = voxnet.read_bytes()
     with pytest.raises(UsageError, match="components/families/shapes/voxnet.py exists"):
         scaffold.write("family", "voxnet")
 
-    assert (ROOT / "components" / "families" / "voxnet.py").read_bytes() == before
+    assert voxnet.read_bytes() == before
+    assert not (ROOT / "components" / "families" / "voxnet.py").exists()

@@ -33,7 +33,7 @@ from pipelines.engine.graph.plan_cache import Request, drawn, statuses
 from pipelines.engine.store.store import Store
 from tests.meshes import shape, write_shapes
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 PYTHON = platform.python_version()
 TOY = """
 from components.families.shapes.pointnet import PointNet

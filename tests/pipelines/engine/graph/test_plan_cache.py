@@ -17,7 +17,7 @@ from pipelines.engine.graph import plan_cache
 from pipelines.engine.graph.plan_cache import Request, drawn, nodes, remembered, statuses, verdict
 from pipelines.engine.store.store import Store
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 MINE = '''
 from components.families.shapes.voxnet import VoxNet
 from components.source import Source

@@ -377,7 +377,7 @@ marked = step(unmarked)
 
 
 def test_a_step_that_its_process_would_not_find_is_refused():
-    with pytest.raises(UsageError, match="found by the name of its function, but .*test_drawing.unmarked is no step"):
+    with pytest.raises(UsageError, match="found by the name of its function, but .*test_tracing.unmarked is no step"):
         draw(lambda: marked(1), {}, {})
 
 

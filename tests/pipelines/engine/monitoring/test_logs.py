@@ -21,7 +21,7 @@ from pipelines.engine.store.store import Store
 from tests.pipelines.engine.execution.test_scheduler_loop import nodes_of
 from tests.pipelines.engine.toys import broken, number
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 FOLDER = "runs/run/logs/key"
 
 

@@ -16,7 +16,7 @@ from pipelines.engine.store.store import Store
 from tests.pipelines.engine.recorded import change, recorded
 from tests.pipelines.engine.toys import broken, drawn, flaky, number, talk, total
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 RUN = "20260101-000000-aa01"
 
 
@@ -179,7 +179,8 @@ def test_a_duration_is_written_for_people(seconds, text):
 
 def test_looking_at_runs_imports_no_torch_ray_or_mlflow():
     code = (
-        "import sys, pipelines.engine.monitoring.run_view, pipelines.engine.monitoring.report, pipelines.engine.monitoring.diff, pipelines.engine.monitoring.logs\n"
+        "import sys\n"
+        "from pipelines.engine.monitoring import diff, logs, report, run_view\n"
         "print([name for name in ('torch', 'ray', 'mlflow', 'numpy') if name in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -28,7 +28,7 @@ from pipelines.engine.scheduling.schedules import Schedule, Tick
 from pipelines.engine.scheduling.triggers import Change, Every, cron
 from pipelines.engine.store.store import Lease, Store, owner
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def at(text: str) -> float:

@@ -241,7 +241,8 @@ def test_the_command_says_what_is_damaged_and_what_to_do(store):
 
 
 def test_it_imports_neither_torch_nor_ray_nor_mlflow(store):
-    code = "import sys\nfrom pipelines.engine.store.store import Store\nfrom pipelines.engine.store.verification import verify\n"
+    code = "import sys\nfrom pipelines.engine.store.store import Store\n"
+    code += "from pipelines.engine.store.verification import verify\n"
     code += "verify(Store.here())\nprint(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
 
