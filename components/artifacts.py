@@ -1,5 +1,5 @@
 """
-What steps make, beside the `Table`: small, typed, made of text and numbers.
+The artifacts that steps make, beside the `Table`: small, typed, made of text and numbers.
 """
 
 import json
@@ -46,7 +46,7 @@ class Checkpoint:
         return net.eval()
 
     def curves(self) -> list[dict[str, float]]:
-        """What was logged: a dict for each logged update, `step` among its names."""
+        """The logged values: a dict for each logged update, `step` among its names."""
         return [json.loads(line) for line in self.history.read().splitlines()] if self.history else []
 
     def describe(self) -> str:
@@ -133,7 +133,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a model's test scores must reach to be a champion."""
+    """The test scores that a model must reach to be a champion."""
 
     least: Mapping[str, float] = field(default_factory=dict)
     most: Mapping[str, float] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 
 
 class RayfieldError(Exception):
-    """What ends in one line and an exit code, never in a traceback."""
+    """An error that ends in one line and an exit code, never in a traceback."""
 
     code = 1
 

@@ -1,5 +1,5 @@
 """
-What a model family is.
+The model family: one file, one frozen dataclass, whose fields are the hyperparameters.
 
     class PointNet(Classifier):
         points: int = 1024
@@ -51,7 +51,7 @@ class Goal:
     direction: str
 
     def better(self, one: float, other: float) -> bool:
-        """Whether `one` is to be preferred; a number always is to NaN."""
+        """True if `one` is to be preferred; a number always is to NaN."""
         if one != one or other != other:
             return one == one
         return one > other if self.direction == "max" else one < other
@@ -201,7 +201,7 @@ class Family:
         return {"main": torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=1e-4)}
 
     def schedule(self, group: str, step: int) -> float:
-        """What multiplies the learning rate at `step`; `group` is a parameter group's name, or its optimizer's."""
+        """Multiplier of the learning rate at `step`; `group` is a parameter group's name, or its optimizer's."""
         return 1.0
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
@@ -227,27 +227,27 @@ class Family:
     # How well it learned
 
     def metrics(self, net: nn.Module, batch: Batch) -> dict[str, Any]:
-        """What adds up over batches and workers: numbers and arrays are summed, lists joined."""
+        """Totals that add up over batches and workers: numbers and arrays are summed, lists joined."""
         count = len(batch["index"])
         loss, _ = self.loss(net, batch, torch.Generator(batch["index"].device).manual_seed(0))
         return {"loss": loss.detach().double() * count, "count": count}
 
     def score(self, totals: Mapping[str, Any]) -> dict[str, float]:
-        """What people read, from those totals; by default each total over the count."""
+        """Scores from those totals; by default each total over the count."""
         return {name: float(total / totals["count"]) for name, total in totals.items() if name != "count"}
 
     def diagnose(self, curves: Mapping[str, Sequence[float]]) -> list[str]:
-        """What is wrong with the curves that `update` logged, a sentence each; nothing by default."""
+        """Faults of the curves that `update` logged, a sentence each; nothing by default."""
         return []
 
     # What it answers
 
     def judged_by(self, family: "Family", net: nn.Module) -> Any:
-        """What `evaluate` scores when it is given another checkpoint, whose features compare made with real rows."""
+        """Scores of `evaluate` when it is given another checkpoint, whose features compare made with real rows."""
         raise UsageError(f"{self.name} makes nothing that features could judge: leave `extractor` out.")
 
     def predict(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """What the registered model answers: name -> [B, ...]."""
+        """Answers of the registered model: name -> [B, ...]."""
         raise TypeError(f"{type(self).__name__} must define predict()")
 
     def features(self, net: nn.Module, batch: Batch) -> Tensor:
@@ -259,17 +259,17 @@ class Family:
         return rows.batch(np.arange(min(2, len(rows))))
 
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:
-        """What a person looks at."""
+        """Figures of the network and its answers."""
         return {}
 
     def files(self, net: nn.Module) -> dict[str, bytes]:
-        """What a person takes away: file name -> contents."""
+        """Files to take away: name -> contents."""
         return {}
 
     # How it is tuned
 
     def quiet(self, step: int) -> bool:
-        """Whether a score taken after `step` updates is fair; not just after an opacity reset, say."""
+        """True if a score taken after `step` updates is fair; not just after an opacity reset, say."""
         return True
 
     def shortened(self, steps: int) -> Self:
@@ -292,7 +292,7 @@ class Family:
 
 
 class Classifier(Family):
-    """What the families that name a class share."""
+    """The members that families which name a class share."""
 
     classes: Natural = 0
     """number of classes; 0 is read from the training split"""

@@ -1,5 +1,5 @@
 """
-What a representation is: a pure function from a decoded asset to rows of arrays.
+The representation: a pure function from a decoded asset to rows of arrays.
 
     class Points(Representation):
         count: int = 1024

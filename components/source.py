@@ -1,5 +1,5 @@
 """
-What a source is: a listing of assets with labels, splits and digests, and a way to decode one.
+The source: a listing of assets with labels, splits and digests, and a way to decode one.
 
     for asset in Furniture().rows():
         mesh = Furniture().open(asset)
@@ -93,7 +93,7 @@ class Source:
         return Only(source=self, name=name, value=value)
 
     def digest(self) -> str:
-        """What a step's key holds of this source: contents, labels and splits; no path."""
+        """The digest of this source in a step's key: contents, labels and splits; no path."""
         return digest_of(self.rows())
 
 
@@ -108,7 +108,7 @@ class Only(Source):
         return [asset for asset in self.source.rows() if self.of(asset) == self.value]
 
     def of(self, asset: Asset) -> str:
-        """What an asset has where this part has `value`."""
+        """An asset's value of the attribute by which this part was taken."""
         return asset.id if self.name == "id" else asset.attributes.get(self.name, "")
 
     def open(self, asset: Asset) -> Any:
@@ -158,7 +158,7 @@ def chance(text: str) -> float:
 
 
 def content_of(asset: Asset) -> str:
-    """What stands for an asset itself: its side, and whether a model has seen it, go by this."""
+    """The digest that stands for an asset itself: its side, and whether a model has seen it, go by this."""
     return asset.content or asset.digest
 
 

@@ -1,5 +1,5 @@
 """
-What a step is: a function that, while a pipeline is drawn, returns a handle instead of running.
+The step: a function that, while a pipeline is drawn, returns a handle instead of running.
 
     @step(aside=("workers",))
     def train(family: Family, table: Table, *, workers: int = 1, context: Context) -> Checkpoint: ...
@@ -25,7 +25,7 @@ from components.source import Asset, Source
 
 
 class Context(Protocol):
-    """What a running step may ask for. It is not in the step's key."""
+    """The services that a running step may ask for. It is not in the step's key."""
 
     seed: int
     resources: Mapping[str, float]
@@ -65,7 +65,7 @@ class Context(Protocol):
         """
 
     def recall(self, key: str) -> Any:
-        """What was remembered under a key; None if nothing was."""
+        """The value that was remembered under a key; None if there is none."""
 
     def remember(self, key: str, artifact: Any) -> None:
         """Keeps a part of the work, so that a killed or extended run does not do it again."""
@@ -77,11 +77,11 @@ class Context(Protocol):
         """Makes what was said so far safe: a worker calls it before it ends."""
 
     def working(self, name: str, gpus: float = 0) -> AbstractContextManager[None]:
-        """What a process does for this step: what it prints is in the step's logs, what it takes in its cost."""
+        """Work of a process for this step: what it prints is in the step's logs, what it takes in its cost."""
 
 
 class Drawing(Protocol):
-    """What the engine gives a step to be drawn on."""
+    """The graph on which the engine draws steps."""
 
     def add(self, step: "Step", arguments: Mapping[str, Any]) -> Any: ...
 
@@ -119,7 +119,7 @@ class Step:
 
     @property
     def draws(self) -> bool:
-        """Whether its result is a figure, so that the code that draws is in its key."""
+        """True if its result is a figure, so that the code that draws is in its key."""
         return "Figure" in str(self.signature.return_annotation)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -214,7 +214,7 @@ class HandleError(UsageError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Handle:
-    """What a step will have made. While a pipeline is drawn nothing is known of it."""
+    """The future result of a step. While a pipeline is drawn nothing is known of it."""
 
     step: str
     """the step's name, for errors"""

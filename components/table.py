@@ -1,5 +1,5 @@
 """
-What `preprocess` makes, and how a family reads it.
+The table that `preprocess` makes, and how a family reads it.
 
 A `Table` names files; `Rows` holds one split of one of its sets in memory, as tensors that batches are cut from.
 """
@@ -194,7 +194,7 @@ def tensor_of(column: pa.ChunkedArray) -> Any:
 
 
 def _values(array: pa.Array) -> Tensor:
-    """What a ragged column's lists hold: numbers, or fixed lists of them."""
+    """Values of a ragged column's lists: numbers, or fixed lists of them."""
     if isinstance(array.type, pa.FixedShapeTensorType):
         return torch.from_numpy(np.array(array.to_numpy_ndarray()))
     if pa.types.is_fixed_size_list(array.type):

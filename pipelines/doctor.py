@@ -95,7 +95,7 @@ def _store(store: Store) -> tuple[bool, str]:
 
 
 def _damage(store: Store) -> tuple[bool, str]:
-    """What readers found damaged or missing, and no run has made anew yet."""
+    """Objects that readers found damaged or missing, and no run has made anew yet."""
     found = [label for label in store.names("damaged") if not _is_mended(store, label)]
     some = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
     look = with_store("`rayfield verify` looks at all")
@@ -105,7 +105,7 @@ def _damage(store: Store) -> tuple[bool, str]:
 
 
 def _is_mended(store: Store, label: str) -> bool:
-    """Whether what was set aside is there again: an object by its digest, or a file of another folder."""
+    """True if an object that was set aside is there again, by its digest, or a file of another folder."""
     name = where(label) if "-" not in label else label.replace("-", "/", 1)
     return filesystem.look(f"{store.address}/{name}") is not None
 

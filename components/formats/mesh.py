@@ -41,7 +41,7 @@ class Mesh:
         return np.take(self.vertices.astype(np.float64), self.faces, axis=0)  # 3.5 times as fast as indexing
 
     def problem(self) -> str | None:
-        """What makes this mesh unusable, in a sentence; None when nothing does."""
+        """The reason why this mesh is unusable, in a sentence; None when there is none."""
         if not len(self.faces):
             return f"it has no faces ({len(self.vertices)} vertices)"
         if not np.isfinite(self.vertices).all():

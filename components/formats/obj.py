@@ -68,7 +68,7 @@ def _lines(data: bytes) -> bytes:
 
 
 def _name(raw: text.Bytes, mark: NDArray[np.int64]) -> str:
-    """What stands behind the keyword of a usemtl or mtllib line; spaces belong to it."""
+    """The name behind the keyword of a usemtl or mtllib line; spaces belong to it."""
     words = raw[mark[1] : mark[2]].tobytes().decode("utf-8", "replace").split(None, 1)
     known = len(words) == 2 and words[0] in ("usemtl", "mtllib")
     return words[1].strip() if known else ""

@@ -98,5 +98,5 @@ def _faces(lines: list[bytes], vertices: NDArray[np.float32]) -> NDArray[np.int3
 
 
 def _bytes_left(lines: list[bytes]) -> bool:
-    """Whether any line has more than the four numbers of a triangle."""
+    """True if any line has more than the four numbers of a triangle."""
     return any(len(line.split()) != 4 for line in lines)

@@ -1,5 +1,5 @@
 """
-What several formats of shapes have in common: lists of polygons, pictures, and bytes as arrays.
+Parts that several formats of shapes share: lists of polygons, pictures, and bytes as arrays.
 """
 
 # F triangles, H rows and W columns of pixels
@@ -79,7 +79,7 @@ def color_bytes(values: NDArray[Any], kind: str) -> Picture:
 
 
 def within(faces: NDArray[np.int32], count: int) -> bool:
-    """Whether every corner is one of `count` vertices."""
+    """True if every corner is one of `count` vertices."""
     return not len(faces) or (faces.min() >= 0 and faces.max() < count)
 
 
@@ -119,7 +119,7 @@ def whole_lists(flat: NDArray[Any], count: int, name: str) -> tuple[tuple[NDArra
 
 
 def is_of_the_bytes(error: Exception) -> bool:
-    """Whether an error that a reader met tells of the bytes that it read, and not of memory, a disk or the packages."""
+    """True if an error of a reader tells of the bytes that it read, and not of memory, a disk or the packages."""
     return not isinstance(error, MemoryError | ImportError) and getattr(error, "errno", None) is None
 
 

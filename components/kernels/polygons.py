@@ -144,7 +144,7 @@ def _side(flat: Floats, one: int, two: int, three: int) -> float:
 
 @kernel
 def _is_empty(flat: Floats, one: int, at: int, two: int, after: NDArray[np.int64]) -> bool:
-    """Whether no corner that is left lies in a triangle, or on its rim."""
+    """True if no corner that is left lies in a triangle, or on its rim."""
     other = after[two]
     while other != one:
         is_inside = _side(flat, one, at, other) >= 0 and _side(flat, at, two, other) >= 0
@@ -156,7 +156,7 @@ def _is_empty(flat: Floats, one: int, at: int, two: int, after: NDArray[np.int64
 
 @kernel
 def _is_one_of(flat: Floats, other: int, one: int, at: int, two: int) -> bool:
-    """Whether a corner stands where another does: a polygon with a hole passes two of them twice."""
+    """True if a corner stands where another does: a polygon with a hole passes two of them twice."""
     return _is_same(flat, other, one) or _is_same(flat, other, at) or _is_same(flat, other, two)
 
 

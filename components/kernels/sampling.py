@@ -72,7 +72,7 @@ def normals(triangles: Floats, faces: Integers) -> Floats:
 
 @kernel
 def interpolate(values: Floats, faces: Integers, weights: Floats) -> Floats:
-    """What `values` [F, 3, C], given at the corners, are at `weights` [N, 2] within `faces` [N]: [N, C]."""
+    """Interpolate `values` [F, 3, C], given at the corners, at `weights` [N, 2] within `faces` [N]: [N, C]."""
     out = np.empty((len(faces), values.shape[2]))
     for place, face in enumerate(faces):
         one, two = weights[place, 0], weights[place, 1]

@@ -211,7 +211,7 @@ def _pixels(top, left, size, like, least):
 
 @kernel
 def _finished(lanes):
-    """Whether every pixel of the tile has ended."""
+    """True if every pixel of the tile has ended."""
     for row in range(len(lanes)):
         for x in range(LANES):
             if lanes[row, BAR + x] <= 1:

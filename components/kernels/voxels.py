@@ -57,7 +57,7 @@ def solid(triangles: Floats, resolution: int, low: Floats, size: float) -> Grid:
 
 
 def closed(triangles: Floats) -> bool:
-    """Whether every edge belongs to an even number of faces, equal corners being one vertex."""
+    """True if every edge belongs to an even number of faces, equal corners being one vertex."""
     corners = _identities(triangles.reshape(-1, 3)).reshape(-1, 3)
     proper = (corners != np.roll(corners, 1, axis=1)).all(axis=1)  # a face with two equal corners bounds nothing
     edges = np.stack([corners[proper], np.roll(corners[proper], 1, axis=1)], axis=-1).reshape(-1, 2)
@@ -178,7 +178,7 @@ def _project(t: Floats, i: int, j: int, edges: Floats, row: int) -> None:
 
 @kernel
 def _meets(edges: Floats, row: int, u: int, v: int) -> bool:
-    """Whether the square from [u, v] to [u, v] + 1 reaches the inner side of three edges."""
+    """True if the square from [u, v] to [u, v] + 1 reaches the inner side of three edges."""
     return (
         edges[row, 0] * u + edges[row, 1] * v + edges[row, 2] >= 0
         and edges[row + 1, 0] * u + edges[row + 1, 1] * v + edges[row + 1, 2] >= 0

@@ -1,5 +1,5 @@
 """
-What a network looks at: occlusion maps, deconvnet projections, saliency, receptive fields, strongest activations.
+Attribution: occlusion maps, deconvnet projections, saliency, receptive fields, strongest activations.
 
 Occlusion and deconvnet are those of Zeiler and Fergus (ECCV 2014, arXiv 1311.2901), guided backpropagation that of
 Springenberg et al. (ICLR workshop 2015, arXiv 1412.6806), saliency that of Simonyan et al. (arXiv 1312.6034).
@@ -57,7 +57,7 @@ def occlusion(
     batch: int = 64,
 ) -> Tensor:
     """
-    What happens to the score of one input [C, S] when a window of it is covered: a value for each place, [S].
+    Score of one input [C, S] when a window of it is covered: a value for each place, [S].
 
     "drop" is how much the score falls, high where it matters; "score" is the score that is left, low where it matters.
     A place has the mean over the windows that cover it. `window` and `stride` are in places, for each axis or for all;
@@ -130,7 +130,7 @@ def saliency(net: Callable[[Tensor], Tensor], x: Tensor, signal: Signal) -> Tens
 
 def deconvnet(net: Callable[[Tensor], Tensor], x: Tensor, signal: Signal) -> Tensor:
     """
-    What `signal` chooses, projected to the inputs [B, C, S]: unpooled, rectified, filtered by the transposed filters.
+    Project what `signal` chooses to the inputs [B, C, S]: unpooled, rectified, by the transposed filters.
 
     The rectifier is put on what goes back, whatever the sign of what went forward: R (R > 0). Maxima go back to where
     they came from, and where pools overlap they add up, which `max_unpool` leaves open and gradients do exactly: so
@@ -236,7 +236,7 @@ class _Rectifiers(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What one unit of some layers sees of their input, in places along each axis."""
+    """The part of their input that one unit of some layers sees, in places along each axis."""
 
     size: tuple[int, ...]
     """places that a unit sees"""

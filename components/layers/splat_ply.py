@@ -44,7 +44,7 @@ def write(
 
 
 def read(data: bytes) -> Mapping[str, Floats]:
-    """What `write` was given, by the names of its parameters."""
+    """Read the arguments that `write` was given, by the names of its parameters."""
     head, found, body = data.partition(END)
     lines = head.decode("ascii", errors="replace").splitlines()
     columns = tuple(line.split()[-1] for line in lines if line.startswith("property"))

@@ -44,7 +44,7 @@ class Flat(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What blending leaves out."""
+    """Thresholds below which blending leaves Gaussians out."""
 
     cut: float = 1 / 255
     """a splat that covers less of a pixel than this; 0 leaves out none"""
@@ -57,7 +57,7 @@ class Limits(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """What a camera sees."""
+    """A camera's picture."""
 
     color: Tensor  # [H, W, 3]
     rest: Tensor  # [H, W] transmittance: the share of the background

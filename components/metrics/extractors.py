@@ -1,5 +1,5 @@
 """
-What turns pictures into features, and the distances of features: each number is named after its extractor.
+Extractors, which turn pictures into features, and distances of features, each named after its extractor.
 
     extractor = random_features()
     totals = compared(real, made, extractor)
@@ -53,7 +53,7 @@ class Extractor:
 
 
 def compared(real: Tensor, made: Tensor, extractor: Extractor) -> dict[str, Any]:
-    """What a batch of real and one of made pictures, uint8 [B, H, W, 3], add to the totals of `Family.metrics`."""
+    """Totals for `Family.metrics` of a batch of real and one of made pictures, uint8 [B, H, W, 3]."""
     return {
         f"real_{extractor.name}": [extractor(real)],
         f"made_{extractor.name}": [extractor(made)],
@@ -63,7 +63,7 @@ def compared(real: Tensor, made: Tensor, extractor: Extractor) -> dict[str, Any]
 
 def distances(totals: Mapping[str, Any], name: str) -> dict[str, float]:
     """
-    What those totals say: kid_, fd_, precision_ and recall_, each with the extractor's name.
+    Distances from those totals: kid_, fd_, precision_ and recall_, each with the extractor's name.
 
     A number that needs more rows is NaN: four for most, more than there are features for fd_.
     """

@@ -30,7 +30,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Sums:
-    """What the estimate and its jackknife are made of: row sums of the three kernel matrices."""
+    """Row sums of the three kernel matrices, of which the estimate and its jackknife are made."""
 
     own: Floats
     """of k(x_i, x_j), j != i, [N]"""

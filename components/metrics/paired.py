@@ -42,6 +42,6 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any], split: str) -> 
 
 
 def surpasses(value: float, error: float, direction: str) -> bool:
-    """Whether a difference is in favour of the first, by more than its standard error; a NaN is in nobody's favour."""
+    """True if a difference favours the first by more than its standard error; a NaN favours nobody."""
     gain = value if direction == "max" else -value
     return gain > (0.0 if isnan(error) else error)

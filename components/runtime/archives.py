@@ -34,7 +34,7 @@ def member_of_ar(data: bytes, prefix: str) -> bytes:
 
 
 def unxz(data: bytes, most: int | None = None) -> bytes:
-    """What an .xz stream holds, if it is no more than it may be: what is beyond is never made."""
+    """Decompress .xz; refuse more than the limit, which is never decompressed."""
     most = MOST if most is None else most
     try:
         stream = lzma.LZMADecompressor(memlimit=1 << 30)

@@ -46,7 +46,7 @@ def folder() -> Path:
 
 
 class CompilationCache(_Cache):  # type: ignore[misc]
-    """What numba asks of a cache, for one kernel."""
+    """The cache that numba asks for one kernel."""
 
     def __init__(self, dispatcher: Any) -> None:
         self._dispatcher = dispatcher
@@ -112,7 +112,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def _read(path: Path) -> bytes | None:
-    """What was written to a file; None where there is none, or it was damaged."""
+    """Contents of a cache file; None where there is none, or it was damaged."""
     with suppress(OSError):
         data = path.read_bytes()
         if _digest(data[SIZE:]) == data[:SIZE]:

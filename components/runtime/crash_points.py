@@ -31,7 +31,7 @@ def _meet(name: str, armed: str) -> None:
 
 
 def _first() -> bool:
-    """Whether no other process has died here: one that is started anew would die again and again."""
+    """True if no other process has died here: one that is started anew would die again and again."""
     path = os.environ.get("RAYFIELD_CRASH_ONCE")
     if not path:
         return True

@@ -147,7 +147,7 @@ def read(address: str) -> bytes | None:
 
 
 def look(address: str) -> Entry | None:
-    """What lies at an address, without reading it; None if there is nothing."""
+    """Stat an address without reading it; None if there is nothing."""
     name = address.rpartition("/")[2]
     with suppress(FileNotFoundError, NotADirectoryError):
         if not is_remote(address):
@@ -288,7 +288,7 @@ def _when(said: dict[str, Any]) -> float:
 
 @functools.cache
 def creates_once(folder: str) -> bool:
-    """Whether a place refuses to create what exists: leases and manifests rest on it. A process asks once."""
+    """True if a place refuses to create what exists: leases and manifests rest on it. A process asks once."""
     if not is_remote(folder):
         return True
     address = f"{folder}/probe/{uuid.uuid4().hex}"
@@ -378,7 +378,7 @@ def _patiently(address: str, call: Callable[[], T]) -> T:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may work in a moment."""
+    """True if the same call may work in a moment."""
     if isinstance(error, RayfieldError):
         return False
     if isinstance(error, (ConnectionError, TimeoutError, socket.gaierror, *_network_errors())):
@@ -389,7 +389,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _network_errors() -> tuple[type[BaseException], ...]:
-    """What botocore, requests and aiohttp call a broken connection, in words of their own. None is imported for it."""
+    """Errors by which botocore, requests and aiohttp tell of a broken connection. None is imported for it."""
     found: list[type[BaseException]] = []
     if botocore := sys.modules.get("botocore.exceptions"):
         found += [botocore.ConnectionError, botocore.HTTPClientError]
@@ -403,7 +403,7 @@ def _network_errors() -> tuple[type[BaseException], ...]:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether a create was refused since the name is taken: S3 says 412, and s3fs makes EINVAL of it at times."""
+    """True if a create was refused since the name is taken: S3 says 412, and s3fs makes EINVAL of it at times."""
     response = getattr(error.__cause__, "response", None) or {}
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return isinstance(error, FileExistsError) or status == 412

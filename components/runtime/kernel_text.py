@@ -123,14 +123,14 @@ class _Walk:
                     yield from map(self.say, self._overloads(inner))
 
     def _code(self, code: types.CodeType) -> str:
-        """What is done, less the names of files and the numbers of lines."""
+        """A function's bytecode and constants, less the names of files and the numbers of lines."""
         counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         done = (code.co_code, getattr(code, "co_exceptiontable", b""))
         return f"{counts}{names}{done}{[self.say(one) for one in code.co_consts]}"
 
     def _overloads(self, value: Any) -> list[Any]:
-        """What the project, or another that may be edited, has numba compile in place of a function."""
+        """The overloads that editable code has numba compile in place of a function."""
         known: Any = self.typing_context._lookup_global(value) if callable(value) else None
         return [one for one in map(_implementation, getattr(known, "templates", ())) if one]
 
@@ -171,7 +171,7 @@ def _array(value: Any) -> str:
 
 
 def _settled(value: Any) -> str:
-    """What is installed or built in, by its name: its version says what it does."""
+    """The name of an installed or built-in object: its version tells of every change."""
     if not hasattr(value, "__name__") or not _is_settled(getattr(value, "__module__", None)):
         raise UnreadableError(f"{value!r} is no number, text, tuple, array or function")
     return f"{_name(value)} {_version(getattr(value, '__module__', None))}"
@@ -183,7 +183,7 @@ def _name(value: Any) -> str:
 
 @cache
 def _is_settled(module: str | None) -> bool:
-    """Whether a module came with Python or with an installed package, so that its version tells of every change."""
+    """True if a module came with Python or with an installed package, so that its version tells of every change."""
     top = (module or "builtins").partition(".")[0]
     if top in sys.stdlib_module_names:
         return True

@@ -18,7 +18,7 @@ INSTALLED = ("site-packages", "dist-packages")
 
 @cache
 def is_brought(path: str) -> bool:
-    """Whether a file came with Python or with an installed package: it changes with a version only."""
+    """True if a file came with Python or with an installed package: it changes with a version only."""
     return bool({*INSTALLED} & {*Path(path).parts}) or path.startswith(_pythons())
 
 

@@ -90,7 +90,7 @@ _verified: dict[str, tuple[int, int, int]] = {}
 
 
 def _is_whole(digest: str, path: Path) -> bool:
-    """Whether a file of this machine is what its digest says: it is hashed once a process, and after each writing."""
+    """True if a file of this machine has its digest: it is hashed once a process, and after each writing."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -149,7 +149,7 @@ _marks: dict[str, str] = {}
 
 
 def _mark(address: str) -> str:
-    """What tells a store from any other, made by the first who asks."""
+    """The mark that tells a store from any other, made by the first who asks."""
     if address not in _marks or filesystem.read(f"{address}/mark") is None:
         made = uuid.uuid4().hex.encode()
         if filesystem.creates_once(address):

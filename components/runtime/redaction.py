@@ -86,14 +86,14 @@ def refuse(what: str, text: str, remedy: str) -> None:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable of this name holds something secret."""
+    """True if a variable of this name holds something secret."""
     if name.lower() == "key":  # a step's
         return False
     return bool(_NAME.search(name.replace("-", "_")) or _VARIABLE.search(name))
 
 
 def holds_secret(name: str, value: str) -> bool:
-    """Whether a variable is a secret, or has one in it; a short one as well."""
+    """True if a variable is a secret, or has one in it; a short one as well."""
     return redact(value) != value or any(_held(name, value))
 
 

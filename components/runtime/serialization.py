@@ -50,7 +50,7 @@ def _text(value: str) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold a text: no lone surrogate, which is how Python reads a file's name of other bytes."""
+    """True if UTF-8 can hold a text: no lone surrogate, which is how Python reads a file's name of other bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -64,7 +64,7 @@ def readable(text: str) -> str:
 
 
 def decode(value: Any) -> Any:
-    """What `encode` was given; lists come back as tuples."""
+    """Invert `encode`; lists come back as tuples."""
     if isinstance(value, list):
         return tuple(decode(item) for item in value)
     if not isinstance(value, Mapping):

@@ -32,7 +32,7 @@ _files: dict[str, Path] = {}
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is one's own: not of components/ or pipelines/."""
+    """True if a file is one's own: not of components/ or pipelines/."""
     return not (path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in OURS)
 
 

@@ -111,7 +111,7 @@ def _unlisted(error: OSError) -> None:
 
 
 def _is_ring(path: Path) -> bool:
-    """Whether a link leads to a folder that is above it, on the way that was walked or on the disk."""
+    """True if a link leads to a folder that is above it, on the way that was walked or on the disk."""
     if not path.is_symlink():
         return False
     target = path.resolve()
@@ -146,7 +146,7 @@ class Contents:
 
     @classmethod
     def of(cls, path: Path, read: Callable[[Path], bytes | None] = read_file) -> "Contents | None":
-        """What lies at `path` and beside it; None if there is no such file."""
+        """The contents of `path` and of the files that it names; None if there is no such file."""
         data = read(path)
         return None if data is None else cls(data, named(data, _kind(path), lambda name: read(path_beside(path, name))))
 
@@ -207,7 +207,7 @@ later is news"""
 
 
 class _Entry(TypedDict):
-    """What the listing says of a shape: the stamps of the files that were read for it, and their digest."""
+    """A shape in the kept listing: the stamps of the files that were read for it, and their digest."""
 
     stamps: dict[str, Stamp]
     """an empty one is no file's: it is read again"""
@@ -250,7 +250,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _entry(path: Path) -> _Entry | None:
-    """What the listing is to say of a shape; None if it is gone by now."""
+    """The entry of a shape for the listing; None if it is gone by now."""
     for _ in range(TRIES):
         now, stamps = time.time_ns(), dict[str, Stamp]()
 

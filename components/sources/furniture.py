@@ -104,7 +104,7 @@ def _pieces_of(folder: Path, stamps: tuple[tuple[int, ...], ...]) -> dict[str, c
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes with a file: nothing, for one that is not there, which whoever reads it says."""
+    """A stamp that changes with a file; constant for a missing one, which its reader tells of."""
     stat = path.stat() if path.exists() else None
     return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) if stat else ()
 

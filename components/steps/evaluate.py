@@ -110,7 +110,7 @@ def shown(rows: Rows) -> np.ndarray:
 
 
 def digest_of_groups(rows: Rows) -> str:
-    """What two scores share whose parts are the same assets, whatever was made of each: see `paired.difference`."""
+    """A digest that two scores share whose parts are the same assets: see `paired.difference`."""
     names = [sorted({rows.ids[place] for place in group}) for group in groups(rows, GROUPS)]
     return digest_of(canonical(names).encode())
 
@@ -154,7 +154,7 @@ def _totals(index: tuple[int, ...], family: Any, net: Any, rows: Rows) -> dict[s
 @step(strict=True)
 def baseline(table: Table, *, method: Literal["majority", "forest"] = "forest", context: Context) -> Scores:
     """
-    What needs no deep learning, on the same rows: the commonest class, or a random forest on shape descriptors.
+    Classical competitors on the same rows: the commonest class, or a random forest on shape descriptors.
 
     The forest has 300 trees and learns from `Descriptors`, which the table must hold.
     """
@@ -222,7 +222,7 @@ def best_of(entries: Sequence[Scores]) -> tuple[Scores, Checkpoint]:
 
 
 def _ties(leader: Scores, entry: Scores, goal: Goal) -> bool:
-    """Whether the best on val is better than an entry by no more than the difference's standard error."""
+    """True if the best on val is better than an entry by no more than the difference's standard error."""
     if isnan(entry.value("val")):
         return False
     return not surpasses(*difference(vars(leader), vars(entry), "val"), goal.direction)

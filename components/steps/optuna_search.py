@@ -87,7 +87,7 @@ def ranked(scored: list[tuple[Family, dict[str, float]]], goal: Goal) -> list[tu
 
 def own_errors(errors: Mapping[Any, BaseException]) -> dict[Any, RayfieldError]:
     """
-    What is wrong with the trials themselves: a field's value, or the data.
+    Errors of the trials themselves: a field's value, or the data.
 
     Anything else is raised again: a worker that died, memory that ran out or a damaged object would narrow the search
     for good, and the step is tried again where that may help; what others have scored is kept.

@@ -104,7 +104,7 @@ class Work:
         return [job for job in jobs if job is not None]
 
     def job(self, place: int, context: Context) -> Job | None:
-        """What must be done for the shards of one group; None if all are in the store."""
+        """The work for the shards of one group; None if all are in the store."""
         keys = self.keys[place]
         wanted = [(one, key) for one, key in zip(self.adapted, keys, strict=True) if context.recall(key) is None]
         return Job(tuple(self.groups[place]), tuple(wanted)) if wanted else None

@@ -1,5 +1,5 @@
 """
-What the steps share of Ray: work spread over a cluster, a group of workers, and what would never fit one.
+Ray for the steps: work spread over a cluster, a group of workers, and requests that would never fit one.
 """
 
 import logging
@@ -102,7 +102,7 @@ class _There(Exception):
 
 def _outcome(function: Callable[..., Any], item: Any, held: tuple[Any, ...]) -> bytes:
     """
-    What a function made, or the error that it met and its traceback, pickled.
+    A function's result, or the error that it met and its traceback, pickled.
 
     Ray Data hands on a text of an error; whether it is tried again depends on its class.
     """
@@ -151,7 +151,7 @@ def on_workers(
     scratch: str,
 ) -> Any:
     """
-    What `function` returns on the first worker of a Ray Train group; `workers=0` calls it in this process.
+    Call `function` on each of a Ray Train group, and return the first's result; `workers=0` calls it here.
 
     A group that loses a worker begins anew, with as many workers as then fit. What is somebody's to mend comes back as
     it was raised, and is not tried again.
@@ -218,7 +218,7 @@ def _verdict() -> Any:
 
 
 def _is_final(error: BaseException) -> bool:
-    """Whether an error is somebody's to mend. A RuntimeError may be what is heard of a worker that died."""
+    """True if an error is somebody's to mend. A RuntimeError may be what is heard of a worker that died."""
     return isinstance(error, FINAL)
 
 

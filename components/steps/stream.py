@@ -42,7 +42,7 @@ PATIENCE = 60.0  # seconds without one, after which who waits for it makes it: i
 
 
 def too_large(data: Table | Work, family: Family, context: Context) -> bool:
-    """Whether a family's set would take too much of this machine's memory; of a source the first shard is the guide."""
+    """True if a family's set would take too much of this machine's memory; of a source the first shard is the guide."""
     import psutil
 
     if isinstance(data, Work):
@@ -64,10 +64,10 @@ def check(representation: Representation) -> None:
 @contextmanager
 def making(work: Work, workers: Workers, context: Context) -> Iterator[str]:
     """
-    Makes the shards that a source lacks, in a thread, beside what is done inside.
+    Make the shards that a source lacks, in a thread, beside what is done inside.
 
-    Gives the address of a file that is written when no more will come: whoever waits for one then makes it, and meets
-    the error if there was one.
+    Yield the address of the sentinel that is written after the last shard: whoever still waits for one then makes it,
+    and meets the error if there was one.
     """
     over, stop = f"{context.scratch}/over-{uuid.uuid4().hex[:8]}", Event()
     spare = int(np.max(workers))
@@ -177,7 +177,7 @@ class Feed:
         return self.data
 
     def may_judge(self, learner: Learner) -> bool:
-        """Whether the rows to choose by are made: past a pass that follows a source, or at the end."""
+        """True if the rows to choose by are made: past a pass that follows a source, or at the end."""
         return isinstance(self.data, Table) or learner.state.step == learner.family.steps
 
     def held(self, learner: Learner) -> Rows:

@@ -83,7 +83,7 @@ def train(
 
 
 def _work(family: Family, streamed: Streamed, context: Context) -> Work:
-    """What a stream has to make; its first shard is made at once: it compiles the kernels, and tells the size."""
+    """The shards that a stream has to make; the first is made at once: it compiles the kernels, and tells the size."""
     if streamed.representation != family.representation():
         raise UsageError(f"{family.name} learns from {family.representation()}, but got {streamed.representation}.")
     work = Work.of(streamed.source, [streamed.representation], context)
@@ -92,7 +92,7 @@ def _work(family: Family, streamed: Streamed, context: Context) -> Work:
 
 
 def run_worker(config: Mapping[str, Any]) -> Checkpoint:
-    """What each worker of Ray Train runs."""
+    """The loop of each worker of Ray Train."""
     from ray.train import get_context
     from ray.train.torch import get_device
 
@@ -168,7 +168,7 @@ class Training:
 
 @dataclass
 class Log:
-    """What rank 0 remembers of a training: its curves, the best weights so far, and where both are saved."""
+    """Rank 0's memory of a training: its curves, the best weights so far, and where both are saved."""
 
     context: Context
     family: Family
@@ -224,7 +224,7 @@ class Log:
             self.context.note({"pieces": pieces})
 
     def remarks(self) -> list[str]:
-        """What a reader of the checkpoint should know of the machine, and of the scores that it was chosen by."""
+        """Remarks for a reader of the checkpoint on the machine, and on the scores that it was chosen by."""
         said, goal = [], self.family.goal.name
         scores = [line[f"val_{goal}"] for line in self.lines if f"val_{goal}" in line]
         if lost := sum(score != score for score in scores):

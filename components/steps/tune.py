@@ -39,7 +39,7 @@ FEW = 200  # assets in val, or rows of a single asset, below which finalists are
 
 @dataclass(frozen=True)
 class TrialScore:
-    """What one trial scored in one training."""
+    """The score of one trial in one training."""
 
     steps: int
     """updates that it took"""
@@ -177,7 +177,7 @@ def _sobol(dimensions: int, count: int, seed: Sequence[int]) -> np.ndarray:
 
 
 def stages(family: Family, table: Table) -> list[Stage]:
-    """What all trials pass through, and what the finalists do after it."""
+    """The stages that all trials pass through, and those of the finalists after them."""
     short = family.shortened(max(1, family.steps // SHORT)).steps
     val = len(units_of(table.open(family.representation(), "val")))
     if 0 < val < FEW:
@@ -186,7 +186,7 @@ def stages(family: Family, table: Table) -> list[Stage]:
 
 
 def units_of(rows: Rows) -> list[str]:
-    """What may lie on either side of a fold: an asset with all its rows; of a single asset each row."""
+    """Units that may lie on either side of a fold: an asset with all its rows; of a single asset each row."""
     names = list(dict.fromkeys(rows.ids))
     return names if len(names) > 1 else [str(place) for place in range(len(rows))]
 

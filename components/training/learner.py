@@ -115,7 +115,7 @@ class Learner:
         return logged
 
     def _fitting(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """What an update of a batch logs; its pieces are halved until they fit, and stay so for the updates after."""
+        """Update on a batch, and return what it logs; pieces are halved until they fit, and stay so from then on."""
         while True:
             try:
                 return self._updated(step, batch)
@@ -297,7 +297,7 @@ def evaluate(family: Family, net: nn.Module, rows: Rows, *, batch: int = 64, ind
 
 
 def measure(family: Family, net: nn.Module, batch: Batch) -> dict[str, Any]:
-    """What one batch adds to the totals."""
+    """One batch's part of the totals."""
     net.eval()
     with torch.no_grad():
         return {name: _plain(value) for name, value in family.metrics(net, batch).items()}

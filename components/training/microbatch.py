@@ -68,17 +68,17 @@ def _by_row(column: Any, rows: int) -> bool:
 
 
 def may_cut(family: "Family", net: nn.Module) -> bool:
-    """Whether the pieces of a batch have the gradients of the whole, and leave the network as the whole does."""
+    """True if the pieces of a batch have the gradients of the whole, and leave the network as the whole does."""
     return family.separable and not any(module.training and _mixes(module) for module in net.modules())
 
 
 def _mixes(module: nn.Module) -> bool:
-    """Whether rows see each other in a pass, or leave a trace in the module."""
+    """True if rows see each other in a pass, or leave a trace in the module."""
     return isinstance(module, _BatchNorm) or bool(getattr(module, "track_running_stats", False))
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: of a GPU's, or of the CPU's allocator."""
+    """True if an error says that memory ran out: of a GPU's, or of the CPU's allocator."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)

@@ -175,7 +175,7 @@ def _check_store(address: str) -> None:
 
 
 def request_of(name: str, extra: list[str], sets: Sequence[str]) -> Any:
-    """What was asked for: a pipeline, its parameters, the fields of families and of the source."""
+    """The request of a command line: a pipeline, its parameters, the fields of families and of the source."""
     from components.runtime.user_code import in_full
     from pipelines.engine.graph.plan_cache import Request
     from pipelines.engine.pipeline import find, options, sketch

@@ -1,5 +1,5 @@
 """
-What a pipeline is: a function marked `@pipeline`, and what can be read of it without importing it.
+The pipeline: a function marked `@pipeline`, and what can be read of it without importing it.
 """
 
 import ast
@@ -27,7 +27,7 @@ def pipeline(function: Callable[..., None] | None = None) -> Any:
 
 
 def called(source: Any) -> str:
-    """What a model that learned from a source is called by default: as the source, or as the folder that it reads."""
+    """The default name of a model that learned from a source: the source's, or that of the folder that it reads."""
     from components.sources.folder import Folder
 
     kind = type(source).__name__.lower()
@@ -73,7 +73,7 @@ def find(name: str) -> Path:
 
 
 def sketch(path: Path) -> Sketch:
-    """What the file says of its pipeline; nothing is imported."""
+    """A pipeline by its file's text; nothing is imported."""
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
@@ -86,7 +86,7 @@ def sketch(path: Path) -> Sketch:
 
 
 def _marks(decorator: ast.expr) -> bool:
-    """Whether a decorator is @pipeline or @pipeline()."""
+    """True if a decorator is @pipeline or @pipeline()."""
     return getattr(getattr(decorator, "func", decorator), "id", "") == "pipeline"
 
 
@@ -140,7 +140,7 @@ def load(path: Path) -> Callable[..., None]:
 
 
 def _all_known(function: Callable[..., None], source: str, given: Mapping[str, str]) -> None:
-    """What is no parameter of the pipeline must be a field of its source."""
+    """Refuse settings that are neither parameters of the pipeline nor fields of its source."""
     from dataclasses import fields
 
     from components.source import kind_of
@@ -189,7 +189,7 @@ def options(words: Sequence[str]) -> dict[str, str]:
 
 
 def _family_kind(kind: Any) -> type[Any] | None:
-    """What Classifier, type[Classifier] or tuple[Classifier, ...] asks for; None where it asks for no family."""
+    """The class that Classifier, type[Classifier] or tuple[Classifier, ...] asks for; None where it is no family."""
     inner = get_args(kind)[0] if get_origin(kind) in (type, tuple) else kind
     return inner if is_kind(inner, FAMILY) else None
 

@@ -38,7 +38,7 @@ OURS = "rayfield predict"  # who made a picture, in its own bytes
 
 
 def ask(uri: str, file: Path, picture: Path, up: str = "y") -> dict[str, Any]:
-    """What a registered classifier says of a mesh: labels with their shares, best first."""
+    """Ask a registered classifier about a mesh: labels with their shares, best first."""
     if file.is_dir():
         raise UsageError(f"predict takes one FILE, but {file} is a folder. Pass --source folder --root {file}.")
     if not file.is_file():
@@ -122,7 +122,7 @@ ENOUGH = 64  # assets from which on a Ray is started for the rest
 
 def ask_all(uri: str, source: Source, out: str, *, on: str = "auto") -> dict[str, Any]:
     """
-    What a registered model says of every asset of a source: a table with a row for each, and a summary.
+    Ask a registered model about every asset of a source: a table with a row for each, and a summary.
 
     An asset without an answer has its reason in the column `reason`. The column `learned` says whether the model was
     trained or chosen on an asset: the accuracy is of the others. `on` is "here", "ray" (a Ray Data job) or "auto",

@@ -1,5 +1,5 @@
 """
-What is known of the families without importing one: their docstrings and what was measured.
+The families without importing one: their docstrings and what was measured.
 """
 
 import ast
@@ -70,7 +70,7 @@ def exemption(family: str, point: int) -> str:
 
 
 def certificate_key(family: str) -> str:
-    """What a certificate depends on: the code of the family, of the steps that measured it, and their packages."""
+    """The digest that a certificate depends on: code of the family, of the steps that measured it, their packages."""
     path = _files()[family]
     kinds = re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     (own,) = [kind for kind in kinds if kind.lower() == family.replace("_", "")]

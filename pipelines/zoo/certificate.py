@@ -125,7 +125,7 @@ def _learns(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tuned(name: str, results: Mapping[str, Any], verdicts: Sequence[str]) -> dict[str, Any]:
-    """What the search chose and why, and the family as chosen beside the preset on the same test rows."""
+    """The search's choice and its reason, and the family as chosen beside the preset on the same test rows."""
     own = [m["result"] for m in results.values() if m["step"].endswith(":evaluate") and m["result"]["name"] == name]
     if len(own) != 2 or not verdicts:
         return {"ok": False, "found": "the search did not end"}
@@ -140,7 +140,7 @@ def _tuned(name: str, results: Mapping[str, Any], verdicts: Sequence[str]) -> di
 
 
 def _verdicts(store: Store, found: list[dict[str, Any]]) -> list[str]:
-    """What `tune` said of its search, the latest run last."""
+    """The words of `tune` on its search, the latest run last."""
     keys = [node["key"] for node in found if node["step"].endswith(":tune")]
     lines = [
         line for key in keys for run, _ in store.runs() for _, part in events(store, run, key, set()) for line in part

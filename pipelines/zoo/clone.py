@@ -1,5 +1,5 @@
 """
-What an installed copy lacks: the wheel has what runs need; tests, and room for one's own families, a clone has.
+The parts that an installed copy lacks: the wheel has what runs need; tests, and room for families, a clone has.
 """
 
 from pathlib import Path

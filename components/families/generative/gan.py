@@ -192,7 +192,7 @@ class Gan(Family):
         return unit * 2 - 1 if self.output == "tanh" else unit
 
     def pictures(self, net: nn.Module, z: Tensor) -> Tensor:
-        """What the generator makes of noise [B, Z]: uint8 [B, H, W, 3], rounded as real pictures are."""
+        """Pictures that the generator makes of noise [B, Z]: uint8 [B, H, W, 3], rounded as real pictures are."""
         x = net.generator(z)
         if x.isnan().any():  # which a byte cannot hold: it would be black, and be judged as a picture
             raise DataError("Pictures must be numbers, but the generator makes NaN. Lower lr and lr_d, or set clip.")
@@ -220,7 +220,7 @@ class Gan(Family):
         return diagnose(curves)
 
     def judged_by(self, family: Family, net: nn.Module) -> Judged:
-        """What `evaluate` scores when it is given another checkpoint, whose features also compare."""
+        """Scores of `evaluate` when it is given another checkpoint, whose features also compare."""
         return Judged(self, features_of(family, net))
 
     def predict(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -352,7 +352,7 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 def diagnose(history: Mapping[str, Sequence[float]]) -> list[str]:
     """
-    What is wrong with the curves that `update` logs, a sentence each; "healthy" where nothing is.
+    Faults of the curves that `update` logs, a sentence each; "healthy" where there is none.
 
     A value for each update, or for every so-manyth; judged is the last quarter. Falling losses are no sign of health.
     """
@@ -373,7 +373,7 @@ def diagnose(history: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def swings(values: np.ndarray) -> bool:
-    """Whether a curve, smoothed, passes from well above its level to well below it and back again, and again."""
+    """True if a curve, smoothed, passes from well above its level to well below it and back again, and again."""
     window = max(1, len(values) // 40)
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
     smooth = smooth[len(smooth) // 4 :]  # what comes first is on its way to the level

@@ -132,7 +132,7 @@ class ConvNet(Classifier):
         return net(self.scaled(batch["color"]))
 
     def features(self, net: Any, batch: Batch) -> Tensor:
-        """What the layer before the last answers, [B, hidden]."""
+        """Activations of the layer before the last, [B, hidden]."""
         return net.embed(self.scaled(batch["color"]))
 
     def scaled(self, color: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class ConvNet(Classifier):
 
     def occlusion(self, net: Any, batch: Batch, *, count: int = 6) -> Picture:
         """
-        What is left of the true class's probability, and of the strongest map of the last layer, by what is covered.
+        The true class's probability, and the strongest map of the last layer, that remain when a window is covered.
 
         A square of the mean colour, a quarter of the view wide, is put at every sixteenth. Low is important in both.
         """

@@ -222,7 +222,7 @@ class Tsne(Family):
         return {"map": scatter_map(self.predict(net, batch)["position"].cpu().numpy(), words, title, note)}
 
     def quiet(self, step: int) -> bool:
-        """Whether the map has had as many updates without exaggeration as with it: until then it means nothing."""
+        """True once the map has had as many updates without exaggeration as with it: until then it means nothing."""
         return step >= min(self.steps, 2 * self.exaggerated)
 
     def shortened(self, steps: int) -> Self:

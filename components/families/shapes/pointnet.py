@@ -174,7 +174,7 @@ class PointNet(Classifier):
 
 
 class Answer(NamedTuple):
-    """What the network says of a batch of clouds."""
+    """The network's outputs for a batch of clouds."""
 
     logits: Tensor  # [B, K]
     feature: Tensor  # [B, C]
@@ -182,7 +182,7 @@ class Answer(NamedTuple):
 
 
 class Pointwise(NamedTuple):
-    """What it says of every point."""
+    """The outputs for every point."""
 
     values: Tensor  # [B, C, N]
     transform: Tensor  # [B, 64, 64]

@@ -100,7 +100,7 @@ class VoxNet(Classifier):
         return net(batch["voxels"])
 
     def features(self, net: Any, batch: Batch) -> Tensor:
-        """What the layer before the last answers, [B, hidden]."""
+        """Activations of the layer before the last, [B, hidden]."""
         return net.embed(batch["voxels"])
 
     def figures(self, net: nn.Module, batch: Batch) -> dict[str, Picture]:

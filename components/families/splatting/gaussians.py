@@ -232,7 +232,7 @@ class Gaussians(Family):
         return {"cloned": int(clone.sum()), "split": int(split.sum()), "pruned": pruned}
 
     def quiet(self, step: int) -> bool:
-        """Whether a score at `step` says what it seems to: for some time after a reset of opacities it does not."""
+        """True if a score at `step` can be trusted: for some time after a reset of opacities it cannot."""
         if not self.reset_every or step <= self.reset_every:
             return True
         last = min(step - 1, math.ceil(self.refine_stop * self.steps) - 1) // self.reset_every * self.reset_every

@@ -70,7 +70,7 @@ class Compared:
 
 
 def ruler(scores: Scores) -> str:
-    """What a score was measured by: two of one ruler may be compared as they stand; empty where it was not fair."""
+    """The measure of a score: two of one ruler may be compared as they stand; empty where it was not fair."""
     assert scores.checkpoint is not None
     if scores.tested is None or scores.checkpoint.seen is None or leaked(scores):
         return ""

@@ -41,7 +41,7 @@ def seal(said: Mapping[str, Any]) -> str:
 
 
 def answer(family: Any, net: torch.nn.Module, question: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a family's network answers to columns of arrays."""
+    """Apply a family's network to columns of arrays."""
     columns = {name: torch.from_numpy(np.array(value)) for name, value in question.items()}
     count = len(next(iter(columns.values())))
     batch = {**columns, "index": torch.arange(count), "row": torch.arange(count), "id": torch.arange(count)}

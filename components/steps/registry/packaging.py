@@ -1,5 +1,5 @@
 """
-What a registered model is made of: MLflow's "models from code" with safetensors, JSON and the components it needs.
+Package a registered model: MLflow's "models from code" with safetensors, JSON and the components it needs.
 
 No pickle, and no clone of this project where it is loaded.
 """

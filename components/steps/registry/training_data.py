@@ -1,5 +1,5 @@
 """
-What a model has seen: the contents of the assets that it was trained and chosen on.
+The contents of the assets that a model was trained and chosen on.
 
 A checkpoint holds them, and a registered model beside its weights. A gate trusts these and never a split: sides move
 with the fold, with a label, and in small classes with every new file.
@@ -61,6 +61,6 @@ def read(file: File) -> set[str]:
 
 
 def read_beside(folder: Path) -> set[str] | None:
-    """What the model in a folder has seen; None where that was not written down."""
+    """The contents that the model in a folder has seen; None where that was not written down."""
     path = folder / NAME
     return set(json.loads(path.read_bytes())) if path.exists() else None

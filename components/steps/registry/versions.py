@@ -134,7 +134,7 @@ def asked() -> Any:
 
 
 def _is_there() -> bool:
-    """Whether MLflow has anything: a server, or a database that was made."""
+    """True if MLflow has anything: a server, or a database that was made."""
     path = database(tracking_uri())
     return path is None or path.exists()
 
@@ -153,7 +153,7 @@ def reachable() -> Iterator[None]:
 
 
 def is_down(error: Exception) -> bool:
-    """Whether the server could not be reached: MLflow wraps what the network said in an error of its own."""
+    """True if the server could not be reached: MLflow wraps what the network said in an error of its own."""
     from mlflow.exceptions import MlflowException
 
     return isinstance(error, ConnectionError) or (
@@ -349,7 +349,7 @@ def _score(version: Any) -> str:
 
 
 def evidence_of(version: Any, of: str = "evidence") -> dict[str, Any] | None:
-    """What the verdict rests on with which a version was registered, or its last "promotion"; None if there is none."""
+    """The evidence of the verdict of a version's registration, or of its last "promotion"; None if there is none."""
     said = version.tags.get(f"rayfield.{of}")
     return json.loads(said) if said else None
 

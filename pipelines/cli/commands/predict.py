@@ -89,7 +89,7 @@ def _say(summary: dict[str, Any]) -> None:
 
 
 def _learned(summary: dict[str, Any]) -> str:
-    """What an accuracy is not of, or may be flattered by."""
+    """The assets that an accuracy leaves out, or may be flattered by, in words."""
     if summary["learned"] is None:
         return "; those that it was trained on may be among them, for it did not write down which"
     return f"; {summary['learned']} more were left out: it was trained or chosen on them" if summary["learned"] else ""

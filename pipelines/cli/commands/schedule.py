@@ -105,7 +105,7 @@ def _no_secrets(given: dict[str, Any]) -> None:
 
 
 def _at_a_tick(pipeline: str, words: list[str], sets: tuple[str, ...]) -> Any:
-    """What a run at this moment would be asked for."""
+    """The request of a run at this moment."""
     from pipelines.engine.scheduling.schedules import filled
     from pipelines.engine.scheduling.triggers import stamp
 

@@ -45,7 +45,7 @@ def _say(run: Any, store: Any) -> None:
 
 
 def _wrong(failure: dict[str, Any]) -> str:
-    """What went wrong: a mistake of people is said in its sentence, and where in the code it was met helps nobody."""
+    """The error of a step: a mistake of people in its sentence, for where in the code it was met helps nobody."""
     trace = "" if failure.get("kind") in ("user", "data") else failure.get("traceback")
     return trace or f"  {failure['error']}"
 

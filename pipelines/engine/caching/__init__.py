@@ -1,1 +1,1 @@
-"""What a result's key holds, and why it changed."""
+"""Cache keys: what they hold, and why one changed."""

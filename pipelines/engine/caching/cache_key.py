@@ -56,7 +56,7 @@ def classes_of(value: Any) -> set[type]:
 
 
 def in_key(value: Any) -> Any:
-    """What a key holds of a parameter: of a source its contents, of a handle the key behind it."""
+    """A parameter as a key holds it: of a source its contents, of a handle the key behind it."""
     if isinstance(value, Handle):
         return {"key": value.key, "output": value.output}
     if isinstance(value, Source):
@@ -84,7 +84,7 @@ def _part(one: Only) -> list[Asset]:
 
 
 def in_plan(value: Any) -> Any:
-    """What a plan holds of a parameter: enough to call the step with it."""
+    """A parameter as a plan holds it: enough to call the step with it."""
     if isinstance(value, Handle):
         return {"$": value.key, "output": value.output}
     return _walk(value, in_plan)

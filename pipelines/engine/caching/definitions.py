@@ -108,7 +108,7 @@ class Definition:
         return self.tokens[:1] in (("(FunctionDef",), ("(AsyncFunctionDef",))
 
     def has(self, *methods: str) -> bool:
-        """Whether a class has one of these methods itself."""
+        """True if a class has one of these methods itself."""
         return any(label.rpartition(".")[2] in methods for label in self.parts)
 
     @property
@@ -118,7 +118,7 @@ class Definition:
 
     @property
     def rank(self) -> str:
-        """What it is sorted by among others: the same wherever the files lie that it imports when it runs."""
+        """A sorting key, the same wherever the files lie that it imports when it runs."""
         return digest_of(
             " ".join(map(_said, (replace(t, module="") if isinstance(t, Ref) else t for t in self.tokens)))
         )
@@ -347,7 +347,7 @@ class _Reader:
 
 
 def _asked(nodes: Iterable[ast.expr]) -> Iterator[Ref]:
-    """What expressions begin with, those that begin with a name."""
+    """The names that expressions begin with, of those that begin with one."""
     for node in nodes:
         name, attributes = import_time.chain(node.func if isinstance(node, ast.Call) else node)
         if name:
@@ -561,7 +561,7 @@ class _Writer:
         self.scopes.pop()
 
     def _generators(self, generators: list[ast.comprehension]) -> None:
-        """What is looped over first is evaluated outside: [row for row in row]."""
+        """Write the loops of a comprehension; the first iterable is evaluated outside: [row for row in row]."""
         for place, one in enumerate(generators):
             self.tokens.append("(comprehension")
             self._field("target", one.target)
@@ -575,7 +575,7 @@ class _Writer:
     # Names
 
     def ref(self, node: ast.AST) -> Ref | None:
-        """What a name, or a chain of attributes on one, refers to outside the definition."""
+        """The reference of a name, or of a chain of attributes on one, to outside the definition."""
         attributes: list[str] = []
         while isinstance(node, ast.Attribute):
             attributes.insert(0, node.attr)
@@ -637,7 +637,7 @@ class _Writer:
             self.tokens.append(VERBATIM)
 
     def _inside(self) -> bool:
-        """Whether this is within a function: its `locals()` are its own."""
+        """True within a function: its `locals()` are its own."""
         return not all(scope.is_class for scope in self.scopes)
 
     def _as_text(self, node: ast.Name | ast.Attribute) -> None:
@@ -651,7 +651,7 @@ class _Writer:
             self.tokens.append(NAMED)
 
     def _is_of_a_class(self, node: ast.expr) -> bool:
-        """Whether a class is asked for its name as type(x): a key has the names of its arguments' classes."""
+        """True if a class is asked for its name as type(x): a key has the names of its arguments' classes."""
         return isinstance(node, ast.Call) and _last(node.func) == "type" or _last(node) in ("cls", "__class__")
 
     def _call(self, node: ast.Call) -> bool:
@@ -730,7 +730,7 @@ class _Writer:
 
 
 def _only_tells(node: ast.AST) -> bool:
-    """Whether a statement raises, or hands the name or the docstring of one thing to another: g.__doc__ = f.__doc__."""
+    """True if a statement raises, or hands a name or docstring of one thing to another: g.__doc__ = f.__doc__."""
     handed = isinstance(node, ast.Assign) and all(_last(one) in ("__doc__", *NAMES) for one in node.targets)
     return handed or isinstance(node, ast.Raise)
 

@@ -55,13 +55,13 @@ Root = tuple[str, str]
 
 
 def is_in_no_key(name: str) -> bool:
-    """Whether a module's code is in no key."""
+    """True if a module's code is in no key."""
     return any(name == one or name.startswith(f"{one}.") for one in IN_NO_KEY)
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a key holds of code, and what people are told of it."""
+    """The digest of code in a key, and the listing behind it, for people."""
 
     digest: str
     in_key: Mapping[str, str]
@@ -123,7 +123,7 @@ class _Walk:
     def reach(
         self, module: str, name: str, attributes: tuple[str, ...] = (), seen: frozenset[Root] = frozenset()
     ) -> str:
-        """What a text has in place of a name of a module: the place of the definition, and what is asked of it."""
+        """The text in place of a name of a module: the place of the definition, and what is asked of it."""
         rest = "".join(f".{one}" for one in attributes)
         if self.is_left_out(module):
             inner = f"{module}.{name}"
@@ -158,14 +158,14 @@ class _Walk:
         return found
 
     def _bound(self, module: str, member: str, attributes: tuple[str, ...], seen: frozenset[Root]) -> str:
-        """What an import binds."""
+        """The text in place of a name that an import binds."""
         if not member:
             return self._of_module(module, attributes, seen)
         self.imports(module)
         return self.reach(module, member, attributes, seen)
 
     def _of_module(self, module: str, attributes: tuple[str, ...], seen: frozenset[Root]) -> str:
-        """What is asked of a module itself."""
+        """The text in place of a module, and what is asked of it."""
         self.imports(module)
         if self.is_left_out(module):
             return "~" + ".".join(attributes)
@@ -217,7 +217,7 @@ class _Walk:
             self.number(module, "")
 
     def _own(self, module: str, name: str) -> str:
-        """What defines a name; where an import may bind it too, that as well."""
+        """The text of whatever defines a name; where an import may bind it too, that as well."""
         source = self.source(module)
         assert source is not None
         others = (*source.bindings.get(name, ()), *self._stars(module, name))
@@ -274,7 +274,7 @@ class _Walk:
 
     def statements(self) -> list[tuple[str, Definition]]:
         """
-        What is done when the modules on the way are imported, and was not followed yet.
+        Statements that run when the modules on the way are imported, and were not followed yet.
 
         Of one module in its order; the modules in an order of their own, for names are in no key.
         """
@@ -305,7 +305,7 @@ class _Walk:
                 yield one
 
     def _acts(self, module: str, one: Definition) -> bool:
-        """Whether a definition does more than to define its name: whoever imports the module has that done."""
+        """True if a definition does more than to define its name: whoever imports the module has that done."""
         return (
             one.acts
             or any(self._is_act(*found) for call in one.calls for found in self._targets(module, call))
@@ -335,7 +335,7 @@ class _Walk:
             yield from self._targets(target, Ref(member, rest), seen | {(module, asked.name)})
 
     def _is_act(self, module: str, name: str, asked: tuple[str, ...]) -> bool:
-        """Whether a call may change something besides what it returns."""
+        """True if a call may change something besides what it returns."""
         if not module:
             return bool(ACTS.match([name.rpartition(".")[2], *asked][-1])) and ("." in name or name[3:] == "attr")
         if self.is_left_out(module):
@@ -352,14 +352,14 @@ class _Walk:
         return one.is_function or not (asked and asked[-1] in READS)
 
     def _is_mark(self, module: str, name: str, asked: tuple[str, ...]) -> bool:
-        """Whether a decorator may do anything with what it marks."""
+        """True if a decorator may do anything with what it marks."""
         if module:
             return not self.is_left_out(module) and (module, name) not in OWN_PURE
         dotted = ".".join([name, *asked])
         return "." in dotted and not any(dotted == one or dotted.startswith(f"{one}.") for one in PURE)
 
     def _is_told(self, module: str, name: str, asked: tuple[str, ...]) -> bool:
-        """Whether a base class or a metaclass may do anything with a class that is made from it."""
+        """True if a base class or a metaclass may do anything with a class that is made from it."""
         if not module or self.is_left_out(module):
             return name == "type"
         return self.asks or any(

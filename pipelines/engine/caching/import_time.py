@@ -1,5 +1,5 @@
 """
-What a statement evaluates when its file is imported: bodies of functions are not, defaults, decorators and classes are.
+Code that runs when a file is imported: bodies of functions do not, defaults, decorators and classes do.
 """
 
 import ast
@@ -42,7 +42,7 @@ def marks(statement: ast.AST) -> list[ast.expr]:
 
 
 def calls(statement: ast.AST) -> list[ast.expr]:
-    """What is called then, decorators besides."""
+    """Calls at import time, decorators besides."""
     marked = {id(mark) for mark in marks(statement)}
     return [one.func for one in evaluated(statement) if isinstance(one, ast.Call) and id(one) not in marked]
 
@@ -56,7 +56,7 @@ def stored(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
 
 
 def told(statement: ast.ClassDef) -> list[ast.expr]:
-    """What a class calls when another is made from it, and what it stores into then."""
+    """Calls and stores of a class when another is made from it."""
     own = [one for one in statement.body if getattr(one, "name", "") == "__init_subclass__"]
     nodes = [node for method in own for node in ast.walk(method)]
     return [*(one.func for one in nodes if isinstance(one, ast.Call)), *stored(nodes)]

@@ -29,7 +29,7 @@ Manifest = dict[str, Any]
 
 @dataclass
 class History:
-    """What the last runs made, by step and title."""
+    """Results of the last runs, by step and title."""
 
     store: Store
     held: dict[str, Manifest | None] = field(default_factory=dict)
@@ -144,7 +144,7 @@ class Reasons:
         return list(self.differences(before, node))
 
     def differences(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-        """What differs of two results, then what differs of what they were made of; each phrase once."""
+        """Differences of two results, then of what they were made of; each phrase once."""
         waiting, met, said = [("", before, after)], set[tuple[str, str]](), set[str]()
         while waiting:
             prefix, one, other = waiting.pop(0)
@@ -220,7 +220,7 @@ def _names(kinds: list[str]) -> str:
 
 
 def code_changes(one: Mapping[str, str], other: Mapping[str, str], store: Store) -> Iterator[str]:
-    """What changed of definitions, packages and data files; what is used now, or no more, comes last."""
+    """Changes of definitions, packages and data files; what is used now, or no more, comes last."""
     later = []
     for name, was, now in _changed(one, other):
         kind, _, rest = name.partition(" ")
@@ -317,7 +317,7 @@ def _few(names: list[str]) -> str:
 
 
 def report(reasons: Reasons, node: Mapping[str, Any]) -> dict[str, Any]:
-    """What `rayfield explain` says of a step."""
+    """The answer of `rayfield explain` for a step."""
     made, before = reasons.manifests[node["key"]], reasons.earlier(node)
     return {
         "step": node["title"],

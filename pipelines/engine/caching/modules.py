@@ -69,7 +69,7 @@ def _outside(name: str) -> Path | None:
 
 
 def is_folder(name: str) -> bool:
-    """Whether a package that may be edited has no file of its own."""
+    """True if a package that may be edited has no file of its own."""
     if name.split(".")[0] in OURS:
         return paths_of(name)[1].parent.is_dir()
     file, folders = _place(name)
@@ -88,7 +88,7 @@ def _place(name: str) -> tuple[Path | None, list[Path]]:
 
 
 def _inner(folders: Iterable[Path], name: str) -> tuple[Path | None, list[Path]]:
-    """What Python finds of a package in its folders: a package, a library, a module; else folders without a file."""
+    """Find a name in a package's folders as Python does: a package, a library, a module; else bare folders."""
     folders = list(folders)
     for folder in folders:
         if (package := folder / name / "__init__.py").is_file():
@@ -274,7 +274,7 @@ def locked() -> dict[str, str]:
 
 
 def _is_settled(package: str, name: str) -> bool:
-    """Whether a package's version says what its code is: not so if it was installed to be edited."""
+    """True if a package's version says what its code is: not so if it was installed to be edited."""
     try:
         installed = metadata.distribution(package)
     except metadata.PackageNotFoundError:
@@ -296,7 +296,7 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def found_now(name: str) -> str:
-    """What an import of this name finds here and now: something installed, or sources as they are stamped."""
+    """The finding of an import of this name here and now: something installed, or sources as they are stamped."""
     spec = _spec(name)
     if spec is not None and spec.origin and is_brought(spec.origin):
         return "installed"
@@ -320,7 +320,7 @@ def _sources(name: str) -> list[tuple[str, Path]]:
 
 
 def _of_sources(name: str) -> str:
-    """What stands for the version of a module that no package brought: a digest of its sources."""
+    """A digest of its sources, in place of a version, for a module that no package brought."""
     files = [(inner, file) for inner, file in _sources(name) if not is_brought(str(file))]
     return (
         digest_of("".join(f"{inner} {_file_digest(str(file), _stamp(file))}\n" for inner, file in files))

@@ -1,5 +1,5 @@
 """
-What there is to run on, found without joining it: a plan is refused before anything is started.
+Capacity to run on, found without joining it: a plan is refused before anything is started.
 """
 
 import os
@@ -68,7 +68,7 @@ def _cards() -> int:
 
 
 def _asked(address: str) -> tuple[Mapping[str, float], ...]:
-    """What the head at host:port says of its machines; nothing where it does not answer."""
+    """Machines by the word of the head at host:port; nothing where it does not answer."""
     if "://" in address or parted(address) is None or silent(address):
         return ()
     try:

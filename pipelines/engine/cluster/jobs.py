@@ -75,12 +75,12 @@ class Jobs:
             return str(answer["status"]) if answer else None
 
     def message(self, name: str) -> str:
-        """What Ray says of how a job is or ended."""
+        """Ray's words on how a job is or ended."""
         with _in_one_line(self.address):
             return " ".join(str((self._get(f"/api/jobs/{name}") or {}).get("message") or "").split())
 
     def output(self, name: str) -> str:
-        """What the driver of a job has printed so far."""
+        """Output of a job's driver so far."""
         with _in_one_line(self.address):
             return redact(str((self._get(f"/api/jobs/{name}/logs") or {}).get("logs") or ""))
 
@@ -102,7 +102,7 @@ class Jobs:
         return f"{'; '.join(wrong)}: {remedy}" if wrong else ""
 
     def is_here(self) -> bool:
-        """Whether each node of the cluster is this machine: an address on 127.0.0.1 may lead anywhere."""
+        """True if each node of the cluster is this machine: an address on 127.0.0.1 may lead anywhere."""
         with _in_one_line(self.address):
             nodes = (self._get("/nodes?view=summary") or {}).get("data", {}).get("summary", [])
         alive = [n for n in nodes if n.get("raylet", {}).get("state") == "ALIVE"]

@@ -30,7 +30,7 @@ CLUSTER = "metadata.labels['ray.io/cluster']"
 
 @dataclass(frozen=True)
 class Deployment:
-    """What is to run, and in what."""
+    """The pipeline to run, and the image, resources and places to run it in."""
 
     name: str
     pipeline: str

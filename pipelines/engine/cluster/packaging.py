@@ -44,7 +44,7 @@ def listed(root: Path, *, new: bool = False) -> list[Path]:
 
 def _kept(root: Path) -> set[Path]:
     """
-    What git tracks; where it tracks nothing yet, what it would.
+    Files that git tracks; where it tracks nothing yet, those that it would.
 
     It knows nothing of a folder without a repository, or that the one around it ignores.
     """
@@ -52,7 +52,7 @@ def _kept(root: Path) -> set[Path]:
 
 
 def _through(root: Path, link: Path, files: Set[Path]) -> set[Path]:
-    """What a link leads to, under the link's own name: a file, or those of a folder."""
+    """The target of a link under the link's own name: a file, or those of a folder."""
     if not (root / link).exists():
         return set()
     target, top = (root / link).resolve(), root.resolve()
@@ -66,7 +66,7 @@ def _through(root: Path, link: Path, files: Set[Path]) -> set[Path]:
 
 
 def _by_git(root: Path, *more: str) -> Iterator[Path]:
-    """What git itself says, with the files of submodules."""
+    """Files by git's own listing, with those of submodules."""
     command = ["git", "-C", str(root), "ls-files", "--cached", *more, "-z"]
     try:
         said = subprocess.run(command, capture_output=True, check=True).stdout

@@ -84,7 +84,7 @@ def submit(
 
 
 def submissions(store: Store) -> Iterator[Submission]:
-    """What was handed over and has not ended, as far as the records know."""
+    """Submissions that have not ended, as far as the records know."""
     for run, record in store.runs():
         found = Submission.of(store, run) if record.get("ended") is None else None
         if found is not None:
@@ -159,7 +159,7 @@ def _force(store: Store, run: str) -> str:
 
 
 def _lives(store: Store, found: Submission, jobs: Jobs) -> bool:
-    """Whether a job is at work. The run of one that is not is ended, if its driver did not get to it."""
+    """True if a job is at work. The run of one that is not is ended, if its driver did not get to it."""
     state = jobs.state(found.id)
     if state in LIVE:
         return True

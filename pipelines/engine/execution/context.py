@@ -153,7 +153,7 @@ class Running:
 
 
 def name_of_source(source: Source) -> str:
-    """What tells a source from others."""
+    """A name that tells a source from others."""
     return canonical(in_plan(source))
 
 
@@ -164,7 +164,7 @@ def handed_over(store: Store, run: str, key: str) -> list[dict[str, Any]]:
 
 
 def _sentence(values: Mapping[str, float], step: int, trial: str) -> str:
-    """What was logged, as a line for people: step 40  loss 1.23  accuracy 0.5."""
+    """Logged values as a line for people: step 40  loss 1.23  accuracy 0.5."""
     numbers = (f"{name} {value:.4g}" for name, value in values.items())
     return "  ".join([*([f"trial {trial}"] if trial else []), f"step {step}", *numbers])
 

@@ -92,7 +92,7 @@ def _executor(request: Request, nodes: list[dict[str, Any]], store: Store) -> Ex
 
 @contextmanager
 def _clean_stdout() -> Iterator[None]:
-    """What libraries print goes to stderr meanwhile: stdout is for the JSON that was asked for."""
+    """Send what libraries print to stderr meanwhile: stdout is for the JSON that was asked for."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -132,7 +132,7 @@ def _report(store: Store, run: str) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], None]]:
-    """Takes SIGTERM for Ctrl-C. Gives what raises it again: an exception may be lost in a callback of Ray."""
+    """Convert SIGTERM to KeyboardInterrupt; yield a check that raises it again: a callback of Ray may lose it."""
     came: list[int] = []
 
     def check() -> None:

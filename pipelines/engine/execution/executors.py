@@ -122,7 +122,7 @@ class OnRay:
         return {self.running.pop(reference): self._outcome(reference) for reference in done}
 
     def _is_gone(self) -> bool:
-        """Whether this process's own raylet has died: Ray would wait for it for ever."""
+        """True if this process's own raylet has died: Ray would wait for it for ever."""
         return not any(node["NodeID"] == self.node and node["Alive"] for node in self.ray.nodes())
 
     def _begin_anew(self) -> dict[str, dict[str, Any]]:
@@ -288,7 +288,7 @@ def _ended_if_deaf(numbers: Collection[int]) -> Iterator[None]:
 
 def _variables() -> dict[str, str]:
     """
-    What the workers are told of this process's environment.
+    Variables of this process's environment that the workers are told.
 
     Ray shows it to whoever asks. A Ray that is started here gives its workers the secrets of this process anyway, and
     the nodes of a cluster have their own.

@@ -1,5 +1,5 @@
 """
-What a step opened, imported and read from the environment that no key holds.
+Observe what a step opens, imports and reads from the environment that no key holds.
 
 Keys are computed from the text of the code: what it reads by names that are made while it runs cannot be seen there. It
 is seen here, in the step's own process, and named in the step's manifest; a strict step fails on it.
@@ -44,7 +44,7 @@ REMOVING = {one.__code__ for name, one in vars(shutil).items() if "rmtree" in na
 
 @dataclass
 class Observed:
-    """What a step read that is in no key."""
+    """Inputs of a step that are in no key."""
 
     also: list[str] = field(default_factory=list)
     """such as "/etc/words", "the variable WORDS", "the module helpers" """
@@ -81,12 +81,12 @@ def _source_of(path: str) -> str:
 
 
 def _is_of_the_import(frame: FrameType | None) -> bool:
-    """Whether the step's code reads a file when it is imported; what it imports then are the modules that it needs."""
+    """True if the step's code reads a file when it is imported; modules that it imports then are in its key."""
     return frame is not None and frame.f_code.co_name != "get_data" and _is_of_the_step(frame)
 
 
 def _is_of_the_step(frame: FrameType | None) -> bool:
-    """Whether the first code on the way up that no package brought is in the step's key."""
+    """True if the first code on the way up that no package brought is in the step's key."""
     loads = frame is not None and frame.f_code.co_name == "get_data"  # of a file; to look for one is not to read it
     while frame is not None:
         file = frame.f_code.co_filename
@@ -104,7 +104,7 @@ def _is_of_the_step(frame: FrameType | None) -> bool:
 
 
 def _starts(frame: FrameType | None) -> bool:
-    """Whether the step's code itself starts a thread, if by Python's own pools; a package's threads are its own."""
+    """True if the step's code itself starts a thread, if by Python's own pools; a package's threads are its own."""
     while frame is not None and not _is_own(frame):
         file = frame.f_code.co_filename
         if not file.startswith("<") and ("site-packages" in file or not file.startswith(STANDARD)):
@@ -114,18 +114,18 @@ def _starts(frame: FrameType | None) -> bool:
 
 
 def _asks(frame: FrameType | None) -> bool:
-    """Whether the step's code itself asks for a variable: what a package asks for says how it works here."""
+    """True if the step's code itself asks for a variable: a package asks to know how it works here."""
     return frame is not None and _is_own(frame) and any(_is_environment(name, frame) for name in frame.f_code.co_names)
 
 
 def _is_own(frame: FrameType) -> bool:
-    """Whether the code itself is the step's."""
+    """True if the code itself is the step's."""
     file = frame.f_code.co_filename
     return not file.startswith("<") and not _is_brought(file) and _is_of_the_step(frame)
 
 
 def _is_environment(name: str, frame: FrameType) -> bool:
-    """Whether a name stands for the environment: code that calls a library in C, which has no frame, has none."""
+    """True if a name stands for the environment: code that calls a library in C, which has no frame, has none."""
     value = frame.f_globals.get(name)
     handed = any(one is os.environ or one is os.getenv for one in frame.f_locals.values())
     return handed or name in ("environ", "getenv") or value is os.environ or value is os.getenv
@@ -133,7 +133,7 @@ def _is_environment(name: str, frame: FrameType) -> bool:
 
 @cache
 def _is_left_out(file: str) -> bool:
-    """Whether a file moves bytes, draws or runs steps: what it reads is compared with digests, or decides no result."""
+    """True for files that move bytes, draw or run steps: their reads are compared with digests, or decide nothing."""
     if any(f"{os.sep}{name}{os.sep}" in file for name in CARRIERS) and code.is_brought(file):
         return True
     if not file.startswith(tuple(f"{ROOT / top}{os.sep}" for top in code.OURS)):

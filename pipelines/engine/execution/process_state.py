@@ -126,7 +126,7 @@ def _filter(filters: list[Any]) -> None:
 
 @dataclass
 class Names:
-    """What the names of a module, or of a class, stood for."""
+    """The values of a module's names, or of a class's."""
 
     owner: Any
     values: dict[str, Any]

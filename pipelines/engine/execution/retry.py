@@ -85,7 +85,7 @@ def kind_of(error: BaseException) -> str:
 
 
 def ours(error: BaseException) -> BaseException:
-    """What a person is to read of an error: Ray makes a traceback of what its workers said in one line."""
+    """The error that a person is to read: Ray makes a traceback of what its workers said in one line."""
     found = (one for one in _chain(error) if isinstance(one, RayfieldError))
     return next((one for one in found if not type(one).__module__.startswith("ray.")), error)
 
@@ -124,7 +124,7 @@ def _own(error: BaseException) -> str:
 
 
 def _answers(error: BaseException) -> Iterator[str]:
-    """What a server answered with: a code of botocore's or MLflow's, a status of whatever speaks HTTP."""
+    """Codes of a server's answer: botocore's or MLflow's, or the status of whatever speaks HTTP."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         yield str(response.get("Error", {}).get("Code", ""))

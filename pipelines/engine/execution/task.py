@@ -184,7 +184,7 @@ def sources(value: Any, counted: Any) -> Iterator[tuple[Source, str]]:
 
 
 def made(store: Store, key: str, output: str = "") -> Any:
-    """What a key made, or one of its named outputs."""
+    """The result of a key, or one of its named outputs."""
     found = store.manifest(key)
     if found is None:
         # an object of it was lost since the run began: whatever made it makes it anew, and this step is tried again
@@ -221,7 +221,7 @@ def manifest(
 
 
 def describe(artifact: Any) -> str:
-    """What a step made, in a line that a person understands."""
+    """An artifact in a line that a person understands."""
     if hasattr(artifact, "describe"):
         return str(artifact.describe())
     if is_a(artifact, FAMILY):

@@ -1,5 +1,5 @@
 """
-What a step costs: the CPU seconds of every process that worked for it, and the seconds for which it held GPUs.
+The cost of a step: the CPU seconds of every process that worked for it, and the seconds for which it held GPUs.
 
 A process adds up what it spends on a step in one small file, so that a worker that Ray uses again counts once for
 each piece of work. What Ray itself takes (its controllers, its object store) is not counted.

@@ -1,6 +1,6 @@
 """
-What a run would do, before it does it: each step with why it runs, what it takes, and what it will cost by what it
-cost before. What could never be scheduled is refused here, by the arithmetic that the step itself would use.
+The forecast of a run: each step with why it runs, what it takes, and what it will cost by what it cost before. A plan
+that could never be scheduled is refused here, by the arithmetic that the step itself would use.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from pipelines.engine.store.store import Store
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run of a plan would do."""
+    """The forecast of a run."""
 
     steps: list[dict[str, Any]]
     """step, key, action, why, seconds and bytes (None: unknown), resources"""
@@ -38,7 +38,7 @@ class Forecast:
         return sum(known), len(self.waiting) - len(known)
 
     def said(self) -> dict[str, Any]:
-        """What machines read."""
+        """The forecast as JSON would hold it."""
         seconds, unknown = self.total("seconds")
         return {
             "steps": self.steps,

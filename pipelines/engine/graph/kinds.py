@@ -1,5 +1,5 @@
 """
-What a value is, asked by the name of its class.
+Ask for the class of a value by the class's name, without importing it.
 
 A family's module imports torch, which takes a second of every process. A pipeline without families need not spend it:
 to ask whether a value is one imports nothing.
@@ -12,10 +12,10 @@ GATE = "components.artifacts:Gate"
 
 
 def is_a(value: Any, name: str) -> bool:
-    """Whether a value is an instance of the class "module:name", or of one that is made from it."""
+    """True if a value is an instance of the class "module:name", or of one that is made from it."""
     return is_kind(type(value), name)
 
 
 def is_kind(kind: Any, name: str) -> bool:
-    """Whether a class is the class "module:name", or made from it."""
+    """True if a class is the class "module:name", or made from it."""
     return isinstance(kind, type) and any(f"{one.__module__}:{one.__qualname__}" == name for one in kind.__mro__)

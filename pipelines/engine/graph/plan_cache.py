@@ -44,7 +44,7 @@ REFUSED = 3
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: everything on the command line that decides a plan."""
+    """Everything on the command line that decides a plan."""
 
     pipeline: Path
     texts: Mapping[str, str]
@@ -100,7 +100,7 @@ def files_of_plan(request: Request, store: Store) -> dict[str, Any]:
 
 
 def _holds(held: Mapping[str, Any]) -> bool:
-    """Whether everything that decided a plan is as it was."""
+    """True if everything that decided a plan is as it was."""
     return (
         held.get("packages") == packages()  # a plan of before this was kept is drawn anew
         and all(_same(path, stamp) for path, stamp in held["files"].items())
@@ -134,7 +134,7 @@ def _folded(found: Iterable["Node"]) -> dict[str, Any]:
 
 
 def _same(path: str, stamp: list[Any] | None) -> bool:
-    """Whether a project file has the bytes that it had: by its stamp, and by its contents where that differs."""
+    """True if a project file has the bytes that it had: by its stamp, and by its contents where that differs."""
     full = ROOT / path
     if stamp is None:
         return not full.exists()
@@ -191,7 +191,7 @@ def _list_definitions(listings: Mapping[str, Any], store: Store) -> None:
 
 
 def _imported(request: Request, read: Sequence[Module], more: Iterable[Path], data: Iterable[str]) -> dict[str, Any]:
-    """What the imports of a drawing found, of the project and outside it, and what they did not find."""
+    """Modules that the imports of a drawing found, in the project and outside it, and names that they did not find."""
     known = {one.path for one in read}
     texts = [*read, *(module(path.stem, path) for path in more if path.suffix == ".py" and str(path) not in known)]
     steps = [one for one in texts if not one.name.startswith("pipelines.engine")]

@@ -1,5 +1,5 @@
 """
-What a drawing reads besides the project's own code: the user's modules, files, folders and variables.
+Inputs of a drawing besides the project's own code: the user's modules, files, folders and variables.
 
 A remembered plan holds while all of it is as it was. What a pipeline asks of the clock, of a network or of another
 program is not seen: a pipeline takes such values as parameters.
@@ -31,7 +31,7 @@ Listens = Callable[[FrameType | None], bool]
 
 @dataclass
 class Reading:
-    """What the pipeline's own code read while it drew; what the engine and the sources read is in the keys."""
+    """Inputs of the pipeline's own code while it drew; those of the engine and of the sources are in the keys."""
 
     paths: set[str] = field(default_factory=set)
     """as they were asked for: one that is not in full depends on the folder in which the command is given"""
@@ -138,7 +138,7 @@ def _caller() -> FrameType | None:
 
 
 def _is_asked_by_the_user(frame: FrameType | None) -> bool:
-    """Whether the first code on the way up that no package brought is the user's, and nothing is being imported."""
+    """True if the first code on the way up that no package brought is the user's, and nothing is being imported."""
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(IMPORTING) or _is_ours(file):
@@ -151,7 +151,7 @@ def _is_asked_by_the_user(frame: FrameType | None) -> bool:
 
 @cache
 def _is_ours(file: str) -> bool:
-    """Whether a file is of components/ or of the engine: what these read is in the keys, or decides no plan."""
+    """True for files of components/ and the engine: what these read is in the keys, or decides no plan."""
     return file.startswith((f"{ROOT / 'components'}{os.sep}", f"{ROOT / 'pipelines' / 'engine'}{os.sep}"))
 
 

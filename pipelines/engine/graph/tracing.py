@@ -122,7 +122,7 @@ class Graph:
 
 
 def scores_of(families: frozenset[type[Any]] | None) -> list[str]:
-    """What families are scored by; nothing where that is not known yet."""
+    """The scores of families; nothing where they are not known yet."""
     if any(family.goal.name not in family.scores for family in families or ()):
         return []
     return sorted({name for family in families or () for name in family.scores})
@@ -175,7 +175,7 @@ def _check_name(step: Step) -> None:
 
 
 def _given(step: Step, name: str, value: Any) -> Any:
-    """What a plan holds of a parameter."""
+    """A parameter as a plan holds it."""
     try:
         return in_plan(value)
     except DataError as error:
@@ -240,7 +240,7 @@ def title_of(step: Step, arguments: Mapping[str, Any], nodes: Mapping[str, Node]
 
 
 def resources_of(arguments: Mapping[str, Any], spreads: bool) -> dict[str, float]:
-    """What a step takes with its workers, in Ray's words; `own` is the part of its own process."""
+    """Resources of a step with its workers, in Ray's words; `own` is the part of its own process."""
     workers, gpus = arguments.get("workers", 0), arguments.get("gpus", 0)
     least = workers[0] if isinstance(workers, list | tuple) else workers
     if not isinstance(least, int):

@@ -1,1 +1,1 @@
-"""What people see of runs and models."""
+"""Runs and models as people see them."""

@@ -1,6 +1,6 @@
 """
-What people see: a live list of steps in a terminal, plain lines elsewhere, both on stderr; the table at the end, which
-is what a run answers, on stdout.
+A run on the console: a live list of steps in a terminal, plain lines elsewhere, both on stderr; the table at the end,
+which is a run's answer, on stdout.
 """
 
 import sys
@@ -160,7 +160,7 @@ class Live:
         )
 
     def waiting(self, width: int = 80) -> Any:
-        """What has not begun, in one line."""
+        """Steps that have not begun, in one line."""
         from rich.text import Text
 
         open_ = [title for key, title in self.titles.items() if key not in self.status and key not in self.bars]
@@ -246,7 +246,7 @@ def unbeaten(manifest: Mapping[str, Any], others: Iterable[Mapping[str, Any] | N
 
 
 def _comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two models were scored by one goal on the same test assets."""
+    """True if two models were scored by one goal on the same test assets."""
     return one["goal"] == other["goal"] and one["parts"].get("test") == other.get("parts", {}).get("test", "")
 
 
@@ -306,7 +306,7 @@ def noting_damage(screen: Any) -> Iterator[None]:
 
 
 def unread(rows: Sequence[tuple[str, str]], title: str, most: int, screen: Any) -> None:
-    """What a step put into quarantine and why: the first of it, and how many more."""
+    """Quarantine of a step with its reasons: the first of it, and how many more."""
     if rows:
         screen.print(f"\n  {_escaped(title)}: {len(rows)} in quarantine")
         for asset, reason in rows[:most]:
@@ -316,7 +316,7 @@ def unread(rows: Sequence[tuple[str, str]], title: str, most: int, screen: Any) 
 
 
 def also_read(step: Any, most: int, screen: Any) -> None:
-    """What a step read that is in no key: another result may come of it under the same key."""
+    """Inputs of a step that are in no key: another result may come of it under the same key."""
     if step.also:
         more = f", and {len(step.also) - most} more" if len(step.also) > most else ""
         said = f"{step.title} also read: {', '.join(step.also[:most])}{more}"
@@ -350,7 +350,7 @@ def _next(manifest: Mapping[str, Any], classifies: bool) -> Iterator[tuple[str, 
 def summary(
     nodes: list[dict[str, Any]], manifests: Mapping[str, Any], status: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """What machines read: a dict for each step."""
+    """A dict for each step, for machines to read."""
     return [
         {
             "step": node["title"],

@@ -1,5 +1,5 @@
 """
-What two runs have and have not in common: parameters, code, packages, data, scores, cost.
+Differences of two runs: parameters, code, packages, data, scores, cost.
 """
 
 import math
@@ -52,7 +52,7 @@ def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list
 
 
 def _ingredients(run: Run, unknown: Container[Name]) -> dict[str, dict[str, Any]]:
-    """What the results of a run were made of: modules, packages, data."""
+    """Ingredients of a run's results: modules, packages, data."""
     found: dict[str, dict[str, Any]] = {"code": {}, "packages": {}, "data": {}}
     for step in (step for name, step in _named(run) if name not in unknown):
         held = (step.manifest or {}).get("ingredients", {})

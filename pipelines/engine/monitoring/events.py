@@ -1,5 +1,5 @@
 """
-What steps say, read back from the store: of light imports, for the commands that only look.
+Events of steps, read back from the store: of light imports, for the commands that only look.
 """
 
 import json

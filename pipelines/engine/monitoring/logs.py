@@ -1,5 +1,5 @@
 """
-What steps print, kept in the store: it outlives the process, the machine and the cluster.
+Output of steps, kept in the store: it outlives the process, the machine and the cluster.
 
 The output of a process is turned to a file of its machine; a thread brings what is new to the store, line by line,
 each with its time and without secrets. A file and not a pipe: C code that holds the interpreter's lock while it waits
@@ -209,7 +209,7 @@ def _bring(writer: Writer, screen: int, last: bool = False) -> None:
 
 @contextmanager
 def _project_logger() -> Iterator[None]:
-    """What the project's own modules log, from INFO on; of other packages' words warnings are printed by Python."""
+    """The logger of the project's own modules, from INFO on; Python prints the warnings of other packages."""
     logger, handler = logging.getLogger("components"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     level, propagate = logger.level, logger.propagate

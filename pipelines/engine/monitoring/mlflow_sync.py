@@ -28,7 +28,7 @@ PAUSE = 2.0
 
 @dataclass
 class Ledger:
-    """What MLflow has taken of one run: kept in the store, so that another process can go on."""
+    """The part of one run that MLflow has taken: kept in the store, so that another process can go on."""
 
     store: Store
     run: str
@@ -199,7 +199,7 @@ class Sender:
 
 
 def ledger_lines(store: Store, run: str) -> Iterator[dict[str, Any]]:
-    """What happened to the steps of a run, in order."""
+    """Events of the steps of a run, in order."""
     for _, line in ledger_files(store, run, set()):
         yield line
 

@@ -1,5 +1,5 @@
 """
-What is registered: MLflow's place is in no key, so a kept registration is looked for in the MLflow of now.
+Kept registrations: MLflow's place is in no key, so each is looked for in the MLflow of now.
 
 A database of this machine is asked by SQL and a server over HTTP, since a run with nothing to do imports no MLflow.
 Whatever else MLflow may lie in is asked through its own client.

@@ -59,7 +59,7 @@ class Reader:
     damaged: list[str]
 
     def __call__(self, read: Callable[..., T], *asked: Any) -> T | None:
-        """What `read` reads from the store; nothing where that is damaged."""
+        """Read with `read` from the store; nothing where that is damaged."""
         try:
             return read(self.store, *asked)
         except Damaged as error:
@@ -204,7 +204,7 @@ def _scores(steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
 
 
 def _quarantine(reader: Reader, step: Step) -> dict[str, Any] | None:
-    """What a step could not read, and why: the first of it, and how many more."""
+    """Quarantine of a step with its reasons: the first of it, and how many more."""
     rows = reader(quarantined, step.manifest) or []
     named = {"step": step, "count": len(rows), "rows": rows[:UNREAD], "more": len(rows[UNREAD:])}
     return named if rows else None
@@ -290,7 +290,7 @@ def _figures(reader: Reader, steps: Sequence[Step], told: Mapping[str, Said]) ->
 
 
 def _is_wide(png: bytes) -> bool:
-    """Whether a PNG is better seen over two columns."""
+    """True if a PNG is better seen over two columns."""
     width, height = struct.unpack(">II", png[16:24])
     return bool(width > 1.8 * height)
 

@@ -1,5 +1,5 @@
 """
-What happened in a run, read from the store alone: the commands that show runs, and the report, are made of this.
+A run, read from the store alone: the commands that show runs, and the report, are made of this.
 """
 
 import json
@@ -47,7 +47,7 @@ class Step:
 
     @property
     def seconds(self) -> float | None:
-        """What its result took to make, in this run or in the one that it is kept from."""
+        """Seconds that its result took to make, in this run or in the one that it is kept from."""
         cost = (self.manifest or {}).get("cost", {}).get("seconds")
         return cost if cost is not None or not self.ended or not self.began else self.ended - self.began
 
@@ -61,12 +61,12 @@ class Step:
 
     @property
     def what(self) -> str:
-        """What came of it, in one line."""
+        """Its outcome in one line."""
         return self.error or (self.manifest or {}).get("describe", "")
 
     @property
     def also(self) -> list[str]:
-        """What it read that is in no key, while its result was made."""
+        """Inputs that are in no key, read while its result was made."""
         return [redact(one) for one in (self.manifest or {}).get("also", [])]
 
     def made_in(self, run: str) -> str:
@@ -205,7 +205,7 @@ def find_step(run: Run, name: str) -> Step:
 
 @dataclass
 class Said:
-    """What a step said of itself: numbers by update, parameters, files, how far it is."""
+    """A step's own words: numbers by update, parameters, files, how far it is."""
 
     curves: dict[str, dict[str, list[tuple[int, float]]]] = field(default_factory=dict)
     """trial, "" for the step itself -> name -> (update, value)"""
@@ -218,7 +218,7 @@ class Said:
 
 
 def said(store: Store, run: str, key: str) -> Said:
-    """What a step said in a run, whichever of its processes said it."""
+    """A step's own words in a run, whichever of its processes said them."""
     found = Said()
     lines = [line for _, own in events(store, run, key, set()) for line in own]
     for line in sorted(lines, key=lambda line: line["time"]):

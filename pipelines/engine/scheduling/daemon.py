@@ -171,7 +171,7 @@ class Scheduler:
                 self._take(schedule, tick)
 
     def _outdated(self, schedule: Schedule) -> list[Tick]:
-        """What the newest tick that is on time puts an end to; ticks that are made up for run to theirs."""
+        """Runs superseded by the newest on-time tick; ticks that are made up for run to their end."""
         if schedule.overlap != "cancel":
             return []
         return [tick for tick in self._open(schedule) if not tick.late and tick.code is None][:-1]
@@ -214,7 +214,7 @@ class Scheduler:
             self.claim(schedule, replace(new, name=digest, run=schedules.run_name(schedule.name, digest, self.now())))
 
     def _open(self, schedule: Schedule) -> list[Tick]:
-        """What is claimed and has not ended, in the order in which it runs."""
+        """Ticks that are claimed and have not ended, in the order in which they run."""
         found = []
         for name in schedules.tick_names(self.store, schedule.name):
             if (schedule.name, name) in self.over:

@@ -88,7 +88,7 @@ def _post(address: str, facts: Mapping[str, object], sleep: Callable[[float], No
 
 
 def _post_once(address: str, facts: Mapping[str, object]) -> tuple[str, bool]:
-    """What went wrong, and whether it may be better the next time."""
+    """Post once; return the error, and whether it may be better the next time."""
     headers = {"Content-Type": "application/json", "User-Agent": "rayfield"}
     request = urllib.request.Request(address, json.dumps(dict(facts)).encode(), headers, method="POST")
     try:

@@ -27,7 +27,7 @@ AGAIN = "-backfill"
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is asked for, as its file holds it."""
+    """A schedule, as its file holds it."""
 
     name: str
     pipeline: str
@@ -185,7 +185,7 @@ def _bytes(value: Schedule | Tick) -> bytes:
 
 @dataclass(frozen=True)
 class Due:
-    """What a look at the clock finds."""
+    """Ticks that are due, by a look at the clock."""
 
     now: tuple[float, ...]
     """on time"""

@@ -93,7 +93,7 @@ class Change:
         return iter(())
 
     def digest(self) -> str:
-        """What the sources hold now. One of a single source is its own."""
+        """The digest of the sources' contents now. One of a single source is its own."""
         from components.runtime.objects import digest_of
         from components.source import find
 

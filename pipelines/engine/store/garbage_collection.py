@@ -1,5 +1,5 @@
 """
-What no kept run reaches, and its removal.
+Garbage-collect objects that no retained run references.
 
 A kept run names its keys; a manifest under such a key names its objects, and so do the run's events. All of it is found
 by its digests, wherever they stand in those files: what looks like a reference is one. A manifest names the run that
@@ -119,7 +119,7 @@ class Survey:
         self.kept_runs = going | self.keeping.runs(records, unsent, self.now)
 
     def _goes_on(self, run: str, record: Mapping[str, Any]) -> bool:
-        """Whether a driver has a run, or a cluster is to begin it."""
+        """True if a driver has a run, or a cluster is to begin it."""
         if record.get("ended") is not None:
             return False
         return self.store.held(f"run-{run}") or Submission.of(self.store, run) is not None
@@ -136,7 +136,7 @@ class Survey:
         self.dropped = _digests(said for key, said in manifests.items() if key not in self.kept_keys) - self.named
 
     def _is_needed_part(self, manifest: bytes) -> bool:
-        """Whether a manifest is of a part of a kept step, or of any while runs are under way: they may recall it."""
+        """True for parts of a kept step, and for any part while runs are under way: they may recall it."""
         parent = _field(manifest, "part_of")
         return bool(parent) and (self.alive or parent in self.named)
 
@@ -144,7 +144,7 @@ class Survey:
         return many(lambda name: self.store.read(name) or b"", names)
 
     def waste(self) -> Iterator[Waste]:
-        """What can go, in the order in which it must."""
+        """Files that can go, in the order in which they must."""
         for folder in FOLDERS:
             goes: Callable[[Entry], bool] = getattr(self, f"_{folder}")
             for entry in self.files[folder]:
@@ -161,7 +161,7 @@ class Survey:
         return goes and (run in self._recorded or self._is_old(entry))
 
     def _is_of_kept_step(self, entry: Entry) -> bool:
-        """Whether it is what a kept step said in the run that made it: runs/<run>/<kind>/<key>/<file>."""
+        """True for a kept step's words in the run that made it: runs/<run>/<kind>/<key>/<file>."""
         run, _, key, *file = [*entry.name.split("/"), "", "", ""]
         return bool(file[0]) and self.makers.get(key) == run
 
@@ -186,7 +186,7 @@ class Survey:
         return self._is_old(entry) and not _digests(self._texts([f"plans/{entry.name}"])) & self.kept_keys
 
     def _code(self, entry: Entry) -> bool:
-        """What a module defined: `explain` reads it by the digests that stand in manifests."""
+        """The listing of a module's definitions: `explain` reads it by the digests that stand in manifests."""
         return self._is_old(entry) and entry.name.removesuffix(".json") not in self.named
 
     def _leases(self, entry: Entry) -> bool:
@@ -311,7 +311,7 @@ def _first(entry: Entry) -> str:
 
 
 def _is_whole(entry: Entry) -> bool:
-    """Whether a file is more than a write under way, or one that a crash broke off."""
+    """True if a file is more than a write under way, or one that a crash broke off."""
     return not entry.name.rpartition("/")[2].startswith(".part-")
 
 

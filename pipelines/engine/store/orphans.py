@@ -1,5 +1,5 @@
 """
-Runs that were left behind: their driver died, or MLflow did not take all of them.
+Runs whose driver died, or whose MLflow sync is incomplete.
 
 A run has a mark at open/<run> from before it begins until MLflow has all of it, and a lease that its driver renews.
 A mark whose lease is free is anybody's to finish: on the driver's host at once, elsewhere when the lease runs out.
@@ -51,7 +51,7 @@ def left(store: Store, *, own: str = "", dead: bool = False) -> Iterator[str]:
 
 
 def ended(store: Store, run: str) -> bool:
-    """Whether a run's driver wrote how it ended."""
+    """True if a run's driver wrote how it ended."""
     return (_record(store, run) or {}).get("ended") is not None
 
 

@@ -1,5 +1,5 @@
 """
-What a run's record says: what was asked for, the steps, how to make the run again, and where it is made.
+The record of a run: its request, its steps, how to make it again, and where it is made.
 """
 
 import os

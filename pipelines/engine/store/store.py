@@ -77,7 +77,7 @@ class Store:
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:
-        """What went wrong in one line."""
+        """An error in one line."""
         try:
             yield
         except PermissionError as error:
@@ -98,14 +98,14 @@ class Store:
         self.write(name, sealed(said))
 
     def load(self, name: str, parse: Callable[[bytes], Any] | None = None) -> Any:
-        """What a name says; None if there is nothing, or nothing that can be read: that is set aside."""
+        """The JSON of a name; None if there is nothing, or nothing that can be read: that is set aside."""
         found, broken = self.parsed(name, parse)
         if broken:
             set_aside(self.address, name, name.replace("/", "-"))
         return found
 
     def parsed(self, name: str, parse: Callable[[bytes], Any] | None = None) -> tuple[Any, bool]:
-        """What a name says, and whether it is there and says nothing that can be read."""
+        """The JSON of a name, and whether it is there but cannot be read."""
         for _ in range(TRIES):
             data = self.read(name)
             if data is None:
@@ -115,7 +115,7 @@ class Store:
         return None, True
 
     def manifest(self, key: str) -> dict[str, Any] | None:
-        """What a key made; None if nothing has, or if an object of it is lost: then it is forgotten and made anew."""
+        """The manifest of a key; None if there is none, or if an object of it is lost: then it is made anew."""
         found: dict[str, Any] | None = self.load(f"keys/{key}.json", unsealed)
         if found is None or all(map(self._has, named_objects(found))):
             return found
@@ -123,7 +123,7 @@ class Store:
         return None
 
     def _has(self, file: File) -> bool:
-        """Whether an object is there. A bucket is asked only for those whose loss somebody noted: each asking costs."""
+        """True if an object is there. A bucket is asked only for those whose loss somebody noted: each asking costs."""
         if self.remote and file.digest not in _lost(self.address):
             return True
         found = filesystem.look(f"{self.address}/{where(file.digest)}")
@@ -173,7 +173,7 @@ class Store:
             lease.release()
 
     def held(self, name: str) -> bool:
-        """Whether a living owner has a right."""
+        """True if a living owner has a right."""
         epochs = [int(n) for n in self.names(f"leases/{name}") if n.isdigit()]
         last, _ = self.parsed(f"leases/{name}/{max(epochs)}") if epochs else (None, False)
         return last is not None and not _free(last)
@@ -244,7 +244,7 @@ class Lease:
         return json.dumps({**owner(), "until": until, "nonce": self.nonce}).encode()
 
     def lasts(self) -> bool:
-        """Whether nobody else has had the right since."""
+        """True if nobody else has had the right since."""
         return max([int(n) for n in self.store.names(f"leases/{self.name}") if n.isdigit()], default=-1) == self.epoch
 
     def renew(self) -> None:
@@ -279,7 +279,7 @@ def _start(pid: int) -> str:
 
 
 def _free(lease: dict[str, Any]) -> bool:
-    """Whether a lease's owner is dead, or has let it run out."""
+    """True if a lease's owner is dead, or has let it run out."""
     if lease["until"] == 0:
         return True
     here = all(lease.get(name) == value for name, value in _machine().items())
@@ -306,7 +306,7 @@ def _lost(address: str) -> frozenset[str]:
 
 
 def _record(data: bytes) -> dict[str, Any]:
-    """What a run's record says; a ValueError if it is none."""
+    """A run's record; a ValueError if it is none."""
     found = json.loads(data)
     if not isinstance(found, dict):
         raise ValueError("a run's record is an object of JSON")
@@ -320,7 +320,7 @@ def sealed(said: dict[str, Any], indent: int | None = None) -> bytes:
 
 
 def unsealed(data: bytes) -> dict[str, Any]:
-    """What was sealed; a ValueError if that is not what is there."""
+    """The contents behind a seal; a ValueError if they are not what was sealed."""
     body = b"{" + data[len(_seal(b"")) :]
     if not data.startswith(_seal(body)):
         raise ValueError("what is read must be as it was sealed")
@@ -329,7 +329,7 @@ def unsealed(data: bytes) -> dict[str, Any]:
 
 
 def unsealed_if_sealed(data: bytes) -> Any:
-    """What JSON says; a ValueError if it has a seal and is not as it was sealed."""
+    """Parsed JSON; a ValueError if it has a seal and is not as it was sealed."""
     return unsealed(data) if data.startswith(SEAL) else json.loads(data)
 
 

@@ -40,7 +40,7 @@ class Damage:
 
 @dataclass
 class Found:
-    """What a look at all of a store has found."""
+    """The findings of a look at all of a store."""
 
     looked: int = 0
     """files"""
@@ -105,7 +105,7 @@ def _manifests(store: Store, found: Found, keys: list[str], broken: set[str], si
 
 
 def _is_there(store: Store, file: Any, sizes: dict[str, int]) -> bool:
-    """Whether an object is whole; one that was written after the look at all objects is looked for by its name."""
+    """True if an object is whole; one that was written after the look at all objects is looked for by its name."""
     if file.digest in sizes:
         return sizes[file.digest] == file.size
     return filesystem.look(f"{store.address}/{_place(file.digest)}") is not None
