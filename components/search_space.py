@@ -1,7 +1,7 @@
 """
 The words of a search space.
 
-    def space(self): return {"lr": space.loguniform(1e-4, 1e-2), "batch": space.choice(16, 32, 64)}
+    def space(self): return {"lr": search_space.loguniform(1e-4, 1e-2), "batch": search_space.choice(16, 32, 64)}
 
 A domain turns a number in [0, 1) into a value, so that one point of a Sobol sequence is one trial: `at(u)` is any of
 its values, `near(value, u)` one within a quarter of its range from another.

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from components.errors import Infeasible, RayfieldError, UsageError, no_exit
-from components.runtime import filesystem as places
-from components.runtime import objects
+from components.runtime import filesystem, objects
 from components.runtime.redaction import is_secret
 from components.step import Context
 
@@ -195,7 +194,7 @@ def probe(store: objects.Told, name: str) -> str:
     """Reads and writes the store that a driver means, in whatever process this is; returns what it wrote."""
     objects.use(store)
     said = f"{os.uname().nodename} {os.getpid()}"
-    places.write(f"{objects.root()}/{name}", said.encode())
+    filesystem.write(f"{objects.root()}/{name}", said.encode())
     return said
 
 

@@ -18,7 +18,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from components import search_space as space
+from components import search_space
 from components.family import Batch, Classifier
 from components.constraints import Count
 from components.representation import Representation
@@ -51,8 +51,8 @@ class $title(Classifier):
     def features(self, net: nn.Module, batch: Batch) -> Tensor:
         return net.pooled(batch["points"])
 
-    def space(self) -> dict[str, space.Domain]:
-        return {"lr": space.loguniform(3e-4, 3e-2), "smoothing": space.uniform(0, 0.2)}
+    def space(self) -> dict[str, search_space.Domain]:
+        return {"lr": search_space.loguniform(3e-4, 3e-2), "smoothing": search_space.uniform(0, 0.2)}
 
 
 class Net(nn.Module):

@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from components import search_space as space
+from components import search_space
 from components.constraints import Between, Count, NotNegative, Positive, Share
 from components.errors import DataError
 from components.family import Batch, Family, Goal, Phase, Picture, State
@@ -247,14 +247,14 @@ class Gan(Family):
         large = {name: sheet.repeat_interleave(2, 1).repeat_interleave(2, 2) for name, sheet in sheets.items()}
         return {name: contact_sheet(sheet.cpu().numpy()) for name, sheet in large.items()}
 
-    def space(self) -> dict[str, space.Domain]:
+    def space(self) -> dict[str, search_space.Domain]:
         return {
-            "lr": space.loguniform(1e-4, 2e-3),
-            "lr_d": space.loguniform(1e-4, 2e-3),
-            "beta1": space.choice(0.0, 0.5, 0.9),
-            "smoothing": space.choice(0.0, 0.1, 0.2),
-            "r1": space.choice(0.0, 0.1, 1.0),
-            "ema": space.choice(0.0, 0.99, 0.999),
+            "lr": search_space.loguniform(1e-4, 2e-3),
+            "lr_d": search_space.loguniform(1e-4, 2e-3),
+            "beta1": search_space.choice(0.0, 0.5, 0.9),
+            "smoothing": search_space.choice(0.0, 0.1, 0.2),
+            "r1": search_space.choice(0.0, 0.1, 1.0),
+            "ema": search_space.choice(0.0, 0.99, 0.999),
         }
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components import search_space as space
+from components import search_space
 from components.constraints import Between, Count, Natural, NotNegative, Positive, Share
 from components.errors import UsageError
 from components.family import Batch, Classifier, Phase, Picture, accuracies
@@ -179,15 +179,15 @@ class ConvNet(Classifier):
         np.add.at(counts, (np.where(truth < 0, self.classes, truth), answers.argmax(1)), counted)
         return counts
 
-    def space(self) -> dict[str, space.Domain]:
+    def space(self) -> dict[str, search_space.Domain]:
         low, high = (2e-4, 5e-3) if self.optimizer == "adamw" else (1e-3, 3e-2)
         return {
-            "lr": space.loguniform(low, high),
-            "decay": space.loguniform(1e-4, 2e-1),
-            "dropout": space.uniform(0, 0.7),
-            "shift": space.integer(0, self.size // 8),
-            "tint": space.uniform(0, 0.6),
-            "smoothing": space.uniform(0, 0.2),
+            "lr": search_space.loguniform(low, high),
+            "decay": search_space.loguniform(1e-4, 2e-1),
+            "dropout": search_space.uniform(0, 0.7),
+            "shift": search_space.integer(0, self.size // 8),
+            "tint": search_space.uniform(0, 0.6),
+            "smoothing": search_space.uniform(0, 0.2),
         }
 
     # What it shows

@@ -29,7 +29,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from components import search_space as space
+from components import search_space
 from components.constraints import Above, AtLeast, Natural, NotNegative, Share
 from components.errors import DataError, UsageError
 from components.family import Batch, Family, Goal, Phase, Picture, State
@@ -229,13 +229,13 @@ class Tsne(Family):
         """Never to less than a map takes to mean something: exaggeration is as long as it was."""
         return replace(self, steps=min(self.steps, max(steps, 2 * self.exaggerated)))
 
-    def space(self) -> dict[str, space.Domain]:
+    def space(self) -> dict[str, search_space.Domain]:
         """Not `metric`, which changes what is near in the data, and with it what trustworthiness asks for."""
         most = min(100, max(6, self.points / 3)) if self.points else 30
         return {
-            "perplexity": space.loguniform(5, most),
-            "exaggeration": space.loguniform(4, 32),
-            "components": space.choice(0, 30, 50),
+            "perplexity": search_space.loguniform(5, most),
+            "exaggeration": search_space.loguniform(4, 32),
+            "components": search_space.choice(0, 30, 50),
         }
 
 

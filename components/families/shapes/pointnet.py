@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components import search_space as space
+from components import search_space
 from components.constraints import AtLeast, Between, Count, NotNegative, Positive, Share
 from components.family import Batch, Classifier, Phase, Picture, State
 from components.representation import Representation
@@ -159,14 +159,14 @@ class PointNet(Classifier):
     def shortened(self, steps: int) -> Self:
         return replace(super().shortened(steps), stage=max(1, round(self.stage * steps / self.steps)))
 
-    def space(self) -> dict[str, space.Domain]:
+    def space(self) -> dict[str, search_space.Domain]:
         return {
-            "lr": space.loguniform(1e-4, 5e-3),
-            "orthogonality": space.loguniform(1e-5, 1e-2),
-            "dropout": space.uniform(0.2, 0.6),
-            "jitter": space.uniform(0, 0.03),
-            "smoothing": space.uniform(0, 0.2),
-            "transforms": space.choice("none", "input", "both"),
+            "lr": search_space.loguniform(1e-4, 5e-3),
+            "orthogonality": search_space.loguniform(1e-5, 1e-2),
+            "dropout": search_space.uniform(0.2, 0.6),
+            "jitter": search_space.uniform(0, 0.03),
+            "smoothing": search_space.uniform(0, 0.2),
+            "transforms": search_space.choice("none", "input", "both"),
         }
 
     def _given(self, batch: Batch) -> Tensor:

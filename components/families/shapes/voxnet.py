@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components import search_space as space
+from components import search_space
 from components.constraints import AtLeast, Between, Count, Natural, NotNegative, Share
 from components.family import Batch, Classifier, Phase, Picture
 from components.representation import Representation
@@ -129,14 +129,14 @@ class VoxNet(Classifier):
         falls = tuple(round(fall * steps / self.steps) for fall in self.falls)
         return replace(super().shortened(steps), falls=falls)
 
-    def space(self) -> dict[str, space.Domain]:
+    def space(self) -> dict[str, search_space.Domain]:
         low, high = (1e-4, 3e-3) if self.optimizer == "adamw" else (1e-3, 3e-2)
         return {
-            "lr": space.loguniform(low, high),
-            "dropout": space.uniform(0, 1.5),
-            "decay": space.loguniform(1e-4, 1e-1),
-            "shift": space.integer(0, 4),
-            "mirror": space.uniform(0, 0.5),
+            "lr": search_space.loguniform(low, high),
+            "dropout": search_space.uniform(0, 1.5),
+            "decay": search_space.loguniform(1e-4, 1e-1),
+            "shift": search_space.integer(0, 4),
+            "mirror": search_space.uniform(0, 0.5),
         }
 
 

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from components import search_space as space
+from components import search_space
 from components.constraints import Above, AtLeast, Between, Count, Natural, NotNegative, Positive, Share
 from components.errors import UsageError
 from components.family import Batch, Family, Goal, Phase, Picture, State
@@ -292,19 +292,19 @@ class Gaussians(Family):
         shares = {name: max(1, round(getattr(self, name) * steps / self.steps)) for name in names}
         return replace(super().shortened(steps), **shares)
 
-    def space(self) -> dict[str, space.Domain]:
+    def space(self) -> dict[str, search_space.Domain]:
         """Around this size's own settings: gradients by a centre grow as pictures shrink, and so must the threshold."""
         return {
-            "densify_gradient": space.loguniform(self.densify_gradient / 4, self.densify_gradient * 8),
-            "percent_dense": space.loguniform(3e-3, 5e-2),
-            "prune_opacity": space.loguniform(1e-3, 1e-1),
-            "refine_every": space.choice(*(round(self.refine_every * factor) for factor in (0.5, 1, 2, 3))),
-            "refine_stop": space.choice(0.3, 0.5, 0.7),
-            "split_factor": space.uniform(1.2, 2.0),
-            "lr": space.loguniform(self.lr / 10, self.lr * 10),
-            "lr_opacity": space.loguniform(1e-2, 1e-1),
-            "lr_scale": space.loguniform(1e-3, 1e-2),
-            "dssim": space.uniform(0, 0.5),
+            "densify_gradient": search_space.loguniform(self.densify_gradient / 4, self.densify_gradient * 8),
+            "percent_dense": search_space.loguniform(3e-3, 5e-2),
+            "prune_opacity": search_space.loguniform(1e-3, 1e-1),
+            "refine_every": search_space.choice(*(round(self.refine_every * factor) for factor in (0.5, 1, 2, 3))),
+            "refine_stop": search_space.choice(0.3, 0.5, 0.7),
+            "split_factor": search_space.uniform(1.2, 2.0),
+            "lr": search_space.loguniform(self.lr / 10, self.lr * 10),
+            "lr_opacity": search_space.loguniform(1e-2, 1e-1),
+            "lr_scale": search_space.loguniform(1e-3, 1e-2),
+            "dssim": search_space.uniform(0, 0.5),
         }
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from components.errors import DataError, RayfieldError, no_exit
-from components.runtime import objects as files
+from components.runtime import objects
 from components.runtime.crash_points import point
 from components.runtime.objects import Damaged
 from components.runtime.redaction import redact
@@ -36,7 +36,9 @@ from pipelines.engine.graph.kinds import FAMILY, is_a
 from pipelines.engine.store.store import Store
 
 
-def work(node: Mapping[str, Any], run: str, store: str | files.Told, resources: Mapping[str, float]) -> dict[str, Any]:
+def work(
+    node: Mapping[str, Any], run: str, store: str | objects.Told, resources: Mapping[str, float]
+) -> dict[str, Any]:
     """
     Calls the node's step and commits what it made.
 
@@ -44,7 +46,7 @@ def work(node: Mapping[str, Any], run: str, store: str | files.Told, resources: 
     must reach the driver whole from any process.
     """
     try:
-        files.use(store)
+        objects.use(store)
     except RayfieldError as error:
         return _failed(error)
     return _worked(node, run, Store.here(), resources)

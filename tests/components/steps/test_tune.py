@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from components import search_space as space
+from components import search_space
 from components.errors import DataError, UsageError
 from components.families.shapes.pointnet import PointNet
 from components.family import Family, Goal
@@ -50,17 +50,17 @@ class Field(Family):
     def representation(self) -> Points:
         return Points(count=self.count)
 
-    def space(self) -> dict[str, space.Domain]:
+    def space(self) -> dict[str, search_space.Domain]:
         return {
-            "lr": space.loguniform(1e-4, 1e-1),
-            "width": space.integer(1, 8),
-            "kind": space.choice("a", "b"),
+            "lr": search_space.loguniform(1e-4, 1e-1),
+            "width": search_space.integer(1, 8),
+            "kind": search_space.choice("a", "b"),
         }
 
 
 class Wrong(Field):
-    def space(self) -> dict[str, space.Domain]:
-        return {"count": space.integer(1, 64)}
+    def space(self) -> dict[str, search_space.Domain]:
+        return {"count": search_space.integer(1, 64)}
 
 
 # Trials
