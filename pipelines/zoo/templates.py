@@ -19,8 +19,8 @@ from typing import Self
 from torch import Tensor, nn
 
 from components import search_space
-from components.family import Batch, Classifier
 from components.constraints import Count
+from components.family import Batch, Classifier
 from components.representation import Representation
 from components.representations.points import Points
 
@@ -101,8 +101,8 @@ from typing import Annotated
 
 import numpy as np
 
-from components.formats.mesh import Mesh
 from components.constraints import AtLeast, Count, Natural
+from components.formats.mesh import Mesh
 from components.source import Asset, Source, split_by_hash
 
 SIDES = {"flat": (1, 0.1, 1), "long": (0.2, 1, 0.2), "thick": (1, 1, 1)}
@@ -176,8 +176,8 @@ class $title(Representation):
 PIPELINE = '''"""$title: shapes to a registered classifier. Yours to change."""
 
 from components.artifacts import at_least, model_name
-from components.families.shapes.voxnet import VoxNet
 from components.constraints import Count
+from components.families.shapes.voxnet import VoxNet
 from components.source import Source
 from components.steps.evaluate import evaluate
 from components.steps.preprocess import preprocess
@@ -228,8 +228,8 @@ def shown(source: Source = "furniture", least: Count = 1):
 '''
 
 REPRESENTATION_IMPORTS = """from components.kernels.sampling import sample
-from components.formats.mesh import Mesh
 from components.constraints import Count
+from components.formats.mesh import Mesh
 from components.representation import Column, Representation"""
 
 REPRESENTATION_IMPORTS_OUTSIDE = (
