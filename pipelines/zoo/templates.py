@@ -227,9 +227,9 @@ def shown(source: Source = "furniture", least: Count = 1):
     $name(preprocess(source, [Points(count=256)]), least=least)
 '''
 
-REPRESENTATION_IMPORTS = """from components.kernels.sampling import sample
-from components.constraints import Count
+REPRESENTATION_IMPORTS = """from components.constraints import Count
 from components.formats.mesh import Mesh
+from components.kernels.sampling import sample
 from components.representation import Column, Representation"""
 
 REPRESENTATION_IMPORTS_OUTSIDE = (

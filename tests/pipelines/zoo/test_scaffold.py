@@ -5,6 +5,7 @@
 import importlib.util
 import inspect
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -80,6 +81,15 @@ def test_outside_the_project_one_file_is_written_and_a_command_that_tries_it(fol
 
     assert written.paths == (f"{NAMES[noun]}.py",)
     assert written.command.startswith("rayfield run ") and f" {NAMES[noun]}.py" in written.command
+
+
+@pytest.mark.parametrize("noun", NAMES)
+def test_the_file_is_clean_by_the_rules_of_this_project(folder, noun):
+    scaffold.write(noun, NAMES[noun])
+    words = ["check", "--no-cache", "--config", str(ROOT / "pyproject.toml"), f"{NAMES[noun]}.py"]
+    ended = subprocess.run([sys.executable, "-m", "ruff", *words], capture_output=True, text=True)
+
+    assert ended.returncode == 0, ended.stdout
 
 
 def test_the_pipeline_is_drawn_to_a_registered_model(folder, own_store):
