@@ -122,7 +122,10 @@ def _told(error: ImportError | SyntaxError) -> Exception:
             f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen importlib")
         ]
         file, line = frames[-1].filename, frames[-1].lineno
-        words = f"imports what is not there: {error}. Install it, or put it beside the pipeline or on PYTHONPATH."
+        remedy = "Install it, or put it beside the pipeline or on PYTHONPATH."
+        if (error.name or "").split(".")[0] in OURS:
+            remedy = "CHANGELOG.md says what was moved or renamed."
+        words = f"imports what is not there: {error}. {remedy}"
     ours = file.startswith((f"{ROOT / 'pipelines' / 'engine'}{os.sep}", f"{ROOT / 'components' / 'runtime'}{os.sep}"))
     return error if ours or is_brought(file) else UsageError(f"{file}, line {line}, {words}")
 

@@ -64,6 +64,23 @@ def test_what_is_wrong_is_told_in_one_line_with_the_remedy(folder, text, words):
     assert str(caught.value) == words
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("import components.ranges", "CHANGELOG.md says what was moved or renamed."),
+        ("from components.source import Sauce", "CHANGELOG.md says what was moved or renamed."),
+        ("import no_such_package", "Install it, or put it beside the pipeline or on PYTHONPATH."),
+    ],
+)
+def test_an_import_of_what_is_not_there_is_told_with_its_line_and_the_remedy(folder, text, remedy):
+    (folder / "late.py").write_text(f"import os\n{text}\n")
+    with pytest.raises(
+        UsageError, match="late.py, line 2, imports what is not there: .*No module|.*cannot import"
+    ) as it:
+        loaded(folder / "late.py")
+    assert str(it.value).endswith(remedy)
+
+
 def test_settings_reach_a_family_by_its_class(folder):
     with family.overriding({"mynet": {"width": "7"}}) as met:
         assert family.find("nets.py")().width == 7
