@@ -31,6 +31,8 @@ CONTAINERS = (dict, list, set, bytearray, deque, OrderedDict, defaultdict)
 """what is changed in place: it is put back with what it held"""
 SET = {"torch": "torch", "scikit-learn": "sklearn", "matplotlib": "matplotlib"}
 """package -> the module whose settings are put back: what a step's code uses is imported before they are looked at"""
+INNER = ("matmul", "conv", "rnn")
+"""parts of a backend of torch that have a precision of their own"""
 SEED = 0
 
 
@@ -39,7 +41,7 @@ def put_back(modules: Iterable[str]) -> Iterator[None]:
     """Begins with random states that are known, and leaves the process as it was, with these modules' globals."""
     variables, folder, path, mask = dict(os.environ), os.getcwd(), list(sys.path), os.umask(0)
     os.umask(mask)
-    settings = _settings()
+    settings = {name: (get(), get, put) for name, (get, put) in _settings().items()}
     names = [Names.of(sys.modules[name]) for name in modules if name in sys.modules]
     _seed()
     try:
@@ -52,11 +54,9 @@ def put_back(modules: Iterable[str]) -> Iterator[None]:
         with suppress(OSError):  # somebody removed it
             os.chdir(folder)
         sys.path[:] = path
-        now = _settings()
-        for name, (value, put) in settings.items():
-            if (
-                now[name][0] != value
-            ):  # to set deterministic algorithms imports all of torch's compiler, a second's work
+        for value, get, put in settings.values():
+            # only where it differs: to set deterministic algorithms imports all of torch's compiler, a second's work
+            if get() != value:
                 put(value)
         if matplotlib := sys.modules.get("matplotlib"):
             matplotlib.rcdefaults()
@@ -71,50 +71,62 @@ def _seed() -> None:
         torch.manual_seed(SEED)  # type: ignore[union-attr]
 
 
-Setting = tuple[Any, Callable[[Any], Any]]
-"""a value, and what gives it back"""
+Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
+"""what reads a value, and what gives it back"""
 
 
 def _settings() -> dict[str, Setting]:
     """The settings of Python, and of those packages that are imported, that decide what code does or prints."""
     found: dict[str, Setting] = {
-        "decimal": (decimal.getcontext().copy(), decimal.setcontext),
-        "recursion": (sys.getrecursionlimit(), sys.setrecursionlimit),
-        "locale": (locale.setlocale(locale.LC_ALL), lambda value: locale.setlocale(locale.LC_ALL, value)),
-        "timeout": (socket.getdefaulttimeout(), socket.setdefaulttimeout),
-        "warnings": (list(warnings.filters), lambda value: _filter(value)),
-        "logging": (logging.root.manager.disable, logging.disable),
-        "numpy errors": (np.geterr(), lambda value: np.seterr(**value)),
-        "numpy prints": (np.get_printoptions(), lambda value: np.set_printoptions(**value)),
+        "decimal": (lambda: decimal.getcontext().copy(), decimal.setcontext),
+        "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
+        "locale": (partial(locale.setlocale, locale.LC_ALL), partial(locale.setlocale, locale.LC_ALL)),
+        "timeout": (socket.getdefaulttimeout, socket.setdefaulttimeout),
+        "warnings": (lambda: list(warnings.filters), _filter),
+        "logging": (lambda: logging.root.manager.disable, logging.disable),
+        "numpy errors": (np.geterr, lambda value: np.seterr(**value)),
+        "numpy prints": (np.get_printoptions, lambda value: np.set_printoptions(**value)),
     }
     if hasattr(torch := sys.modules.get("torch"), "set_default_dtype"):
         found |= _of_torch(torch)
     if hasattr(sklearn := sys.modules.get("sklearn"), "get_config"):
-        found["sklearn"] = sklearn.get_config(), lambda value: sklearn.set_config(**value)  # type: ignore[union-attr]
+        found["sklearn"] = sklearn.get_config, lambda value: sklearn.set_config(**value)  # type: ignore[union-attr]
     return found
 
 
 def _of_torch(torch: Any) -> dict[str, Setting]:
-    backends = {
-        f"torch {name} {setting}": (getattr(module, setting), partial(setattr, module, setting))
-        for name, module in (("cudnn", torch.backends.cudnn), ("cuda", torch.backends.cuda.matmul))
-        for setting in ("enabled", "benchmark", "deterministic", "allow_tf32")
-        if hasattr(module, setting)
-    }
-    denormal = 1e-310 * np.ones(1)[0] == 0  # torch tells nobody how this is set
+    def device() -> Any:
+        """None for "cpu", which it is where nobody set it: to set it would cost each call of torch."""
+        found = torch.get_default_device()
+        return None if found.type == "cpu" else found
+
+    def precision() -> str:
+        """torch refuses to tell once a step has set the newer fp32_precision."""
+        with suppress(RuntimeError):
+            return str(torch.get_float32_matmul_precision())
+        return ""
+
+    backends = torch.backends
+    parts = [
+        (backends, "fp32_precision"),
+        *((backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")),
+    ]
+    for part in (backends.cuda.matmul, backends.cudnn, backends.mkldnn):
+        parts += [(one, "fp32_precision") for one in (part, *(getattr(part, name, None) for name in INNER)) if one]
     return {
-        "torch dtype": (torch.get_default_dtype(), torch.set_default_dtype),
-        # "cpu" is what it is where nobody set it: to set it would cost each call of torch
-        "torch device": (
-            device if (device := torch.get_default_device()).type != "cpu" else None,
-            torch.set_default_device,
-        ),
-        "torch threads": (torch.get_num_threads(), torch.set_num_threads),
-        "torch gradients": (torch.is_grad_enabled(), torch.set_grad_enabled),
-        "torch deterministic": (torch.are_deterministic_algorithms_enabled(), torch.use_deterministic_algorithms),
-        "torch precision": (torch.get_float32_matmul_precision(), torch.set_float32_matmul_precision),
-        "torch denormal": (bool(denormal), torch.set_flush_denormal),
-        **backends,
+        "torch dtype": (torch.get_default_dtype, torch.set_default_dtype),
+        "torch device": (device, torch.set_default_device),
+        "torch threads": (torch.get_num_threads, torch.set_num_threads),
+        "torch gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+        "torch deterministic": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+        # torch tells nobody how it treats small numbers
+        "torch denormal": (lambda: bool(1e-310 * np.ones(1)[0] == 0), torch.set_flush_denormal),
+        "torch precision": (precision, torch.set_float32_matmul_precision),
+        **{  # after that: it sets some of them
+            f"torch part {place}": (partial(getattr, part, name), partial(setattr, part, name))
+            for place, (part, name) in enumerate(parts)
+            if hasattr(part, name)
+        },
     }
 
 

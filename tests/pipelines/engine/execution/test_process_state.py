@@ -86,6 +86,9 @@ LEFT = {
     "torch's small numbers": "import torch; torch.set_flush_denormal(True)",
     "how torch convolves": "import torch; torch.backends.cudnn.deterministic = True",
     "how torch multiplies": "import torch; torch.set_float32_matmul_precision('medium')",
+    "how torch multiplies, by its newer name": "import torch; torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "how torch computes": "import torch; torch.backends.fp32_precision = 'tf32'",
+    "what torch convolves with": "import torch; torch.backends.cudnn.allow_tf32 = False",
     "scikit-learn's settings": "import sklearn; sklearn.set_config(assume_finite=True)",
 }
 SEEN = """
@@ -94,7 +97,11 @@ import numpy, torch
 seen = [decimal.getcontext().prec, sys.getrecursionlimit(), socket.getdefaulttimeout(), list(warnings.filters)]
 seen += [logging.root.manager.disable, time.localtime(0).tm_hour, repr(numpy.array([1 / 3])), torch.zeros(1).device]
 seen += [repr((torch.tensor(1e-310, dtype=torch.float64, device="cpu") * 1).item()), torch.backends.cudnn.deterministic]
-seen += [torch.get_float32_matmul_precision(), sklearn.get_config()]
+try:
+    seen += [torch.get_float32_matmul_precision()]
+except RuntimeError:  # the newer names were used
+    seen += ["mixed"]
+seen += [torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision, sklearn.get_config()]
 """
 
 
