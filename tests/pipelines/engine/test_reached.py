@@ -1331,6 +1331,17 @@ def test_what_decides_nothing_changes_no_key(root, name):
     assert after == before
 
 
+@pytest.mark.parametrize("moved", [f"part_{number}" for number in range(8)])
+def test_where_files_lie_that_a_module_imports_when_it_runs_changes_no_key(root, moved):
+    """Of a module that is handed about all definitions are in the key, in an order that no file's name decides."""
+    functions = "".join(f"def f{n}():\n    from components.{{}} import part\n    return part + {n}\n" for n in range(4))
+    step = "from components import deep\ndef step(x):\n    return deep\n"
+    before = key_of(root, {"a": step, "part": "part = 1\n", "deep": functions.format(*["part"] * 4)})
+    after = key_of(root, {"a": step, moved: "part = 1\n", "deep": functions.format(*[moved] * 4)})
+
+    assert after == before
+
+
 REFUSED = {
     "an importer that is handed about": """
 == a
